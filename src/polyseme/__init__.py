@@ -1,0 +1,1 @@
+"""The whole life of pre-trained language models, from raw text to served vectors."""

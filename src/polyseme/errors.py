@@ -1,0 +1,31 @@
+"""What goes wrong for a user, each in one line: the value, the rule, the way out."""
+
+
+class PolysemeError(Exception):
+    """A mistake that the user can mend; the command line prints its one line and exits with 2."""
+
+
+class SettingsError(PolysemeError, ValueError):
+    """A setting with a wrong name or value."""
+
+
+class DataError(PolysemeError, ValueError):
+    """Text or labelled data that cannot be read as asked."""
+
+
+class CheckpointError(PolysemeError):
+    """A model, run or store on disk that is incomplete, damaged or of another kind."""
+
+
+class MissingExtra(PolysemeError, ImportError):
+    """An optional package is not installed.
+
+    >>> raise MissingExtra("pyarrow", extra="parquet")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    polyseme.errors.MissingExtra: this needs the package pyarrow; install it with: ...[parquet]
+    """
+
+    def __init__(self, package: str, *, extra: str) -> None:
+        super().__init__(
+            f"this needs the package {package}; install it with: pip install 'polyseme[{extra}]'"
+        )

@@ -1,0 +1,61 @@
+"""What goes into a backbone, what comes out, and what an objective makes of it."""
+
+from dataclasses import dataclass, field, fields, replace
+
+import torch
+from torch import Tensor
+
+IGNORED = -100
+"""The label of a position that is not to be predicted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One batch by the field's names; what a model does not need stays None.
+
+    Shapes: `[batch, length]` unless said otherwise. `attention_mask` is true where a token is real.
+    `document_ids` numbers the texts packed into one row (from 1; 0 is padding): tokens see their own
+    text only. `position_ids` then restart in each text.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor | None = None
+    token_type_ids: Tensor | None = None
+    position_ids: Tensor | None = None
+    document_ids: Tensor | None = None
+    predicted: Tensor | None = None
+    """Flat indices into `batch × length` of the positions to predict: `[predictions]`."""
+    labels: Tensor | None = None
+    """What to predict: `[predictions]` beside `predicted`; or of a whole text, `[batch]` or `[batch, classes]`."""
+    pair_labels: Tensor | None = None
+    """Of a pair of segments (next sentence: 0 follows, 1 random): `[batch]`."""
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on another device."""
+        moved = {
+            f.name: tensor.to(device, non_blocking=True)
+            for f in fields(self)
+            if (tensor := getattr(self, f.name)) is not None
+        }
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """What a backbone returns."""
+
+    last: Tensor
+    """`[batch, length, hidden_size]`"""
+    layers: tuple[Tensor, ...] = ()
+    """With `every_layer`: the embeddings' output first, then each layer's; num_layers + 1 tensors."""
+    pooled: Tensor | None = None
+    """`[batch, hidden_size]` where the model has a pooler."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What the training loop sees: a scalar to descend, its named parts, and how many predictions it covers."""
+
+    total: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)
+    predictions: int | Tensor = 0

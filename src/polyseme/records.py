@@ -1,0 +1,115 @@
+"""Settings: frozen records that check themselves, read from and written to TOML and JSON."""
+
+import difflib
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import tomli_w
+
+from polyseme.errors import SettingsError
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The base of every record of settings: frozen, by name only, no unknown field.
+
+    A subclass documents each field by the string under it and checks values in `__post_init__`
+    by raising `ValueError`.
+    """
+
+
+R = TypeVar("R", bound=msgspec.Struct)
+
+
+def from_plain(value: Any, kind: type[R], *, where: str) -> R:
+    """A record from dictionaries and lists; `where` names the source in the `SettingsError`."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{where}: {_explain(str(error), value, kind)}") from error
+
+
+def to_plain(record: msgspec.Struct) -> dict[str, Any]:
+    """The record as dictionaries, lists, strings and numbers."""
+    plain: dict[str, Any] = msgspec.to_builtins(record)
+    return plain
+
+
+def read_toml(path: Path, kind: type[R]) -> R:
+    """The record that a TOML file holds, or a `SettingsError` that names file, place and rule."""
+    try:
+        value = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SettingsError(f"there is no file {path}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not TOML: {error}") from error
+    return from_plain(value, kind, where=str(path))
+
+
+def to_toml(record: msgspec.Struct) -> str:
+    """The record as TOML; fields that are None are left out, since TOML has no null."""
+    return tomli_w.dumps(_without_none(to_plain(record)))
+
+
+def read_json(path: Path, kind: type[R]) -> R:
+    """The record that a JSON file holds, or a `SettingsError` that names file, place and rule."""
+    try:
+        value = msgspec.json.decode(path.read_bytes())
+    except FileNotFoundError as error:
+        raise SettingsError(f"there is no file {path}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not JSON: {error}") from error
+    return from_plain(value, kind, where=str(path))
+
+
+def to_json(record: msgspec.Struct | dict[str, Any]) -> bytes:
+    """Indented JSON in UTF-8, ending in a newline."""
+    return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+
+
+def nearest(name: str, choices: list[str] | tuple[str, ...]) -> str:
+    """« (did you mean …?)» for a misspelt name, or the empty string; for the end of an error line."""
+    close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _explain(message: str, value: Any, kind: type[msgspec.Struct]) -> str:
+    """Add the nearest right name to msgspec's message about an unknown field."""
+    unknown = re.search(r"unknown field `([^`]+)`(?: - at `\$\.?([^`]*)`)?", message)
+    if not unknown:
+        return message
+    name, place = unknown.group(1), unknown.group(2) or ""
+    known = _fields_at(kind, [part for part in re.split(r"[.\[\]]+", place) if part])
+    return f"{place + '.' if place else ''}{name} is not a setting here{nearest(name, known)}"
+
+
+def _fields_at(kind: Any, path: list[str]) -> list[str]:
+    """The field names of the record that lies at `path` below `kind`."""
+    info = msgspec.inspect.type_info(kind)
+    for part in path:
+        info = _record_of(info)
+        if isinstance(info, msgspec.inspect.DictType):
+            info = info.value_type
+        elif isinstance(info, msgspec.inspect.StructType):
+            info = next((f.type for f in info.fields if f.encode_name == part), info)
+    info = _record_of(info)
+    return [f.encode_name for f in info.fields] if isinstance(info, msgspec.inspect.StructType) else []
+
+
+def _record_of(info: Any) -> Any:
+    if isinstance(info, msgspec.inspect.UnionType):
+        return next(
+            (t for t in info.types if isinstance(t, msgspec.inspect.StructType | msgspec.inspect.DictType)),
+            info,
+        )
+    return info
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(entry) for key, entry in value.items() if entry is not None}
+    if isinstance(value, list):
+        return [_without_none(entry) for entry in value]
+    return value

@@ -1,0 +1,220 @@
+"""The token store: a corpus as numbers on disk, read through memory maps.
+
+A folder holds shards of `ids` and `marks` (one each per token), where documents and sentences start,
+how often each id occurs, the tokenizer, and a manifest with the SHA-256 of every other file. It is
+written by `store_writing` and read here.
+"""
+
+from __future__ import annotations
+
+from enum import IntFlag
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from polyseme import files
+from polyseme.errors import CheckpointError, SettingsError
+from polyseme.records import Record, read_json
+
+if TYPE_CHECKING:
+    from polyseme.text.tokenizer import Tokenizer
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+IdType = Literal["uint16", "uint32"]
+
+
+class Mark(IntFlag):
+    """What a token starts; one byte holds all of it."""
+
+    WORD = 1
+    PHRASE = 2
+    ENTITY = 4
+    SENTENCE = 8
+    TURN = 16
+    DOCUMENT = 32
+
+
+class FileEntry(Record, frozen=True):
+    """One file of a store, as the manifest lists it."""
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(Record, frozen=True):
+    """What a store says of itself. Nothing in it depends on when, where or how fast it was written."""
+
+    format_version: int
+    settings: dict[str, Any]
+    """How the store was made."""
+    vocab_size: int
+    id_type: IdType
+    shards: list[int]
+    """The number of tokens of each shard."""
+    marks: list[str]
+    """The names of the bits that are present."""
+    num_tokens: int
+    num_words: int
+    num_sentences: int
+    num_documents: int
+    num_unknown: int
+    num_characters: int
+    """Characters that were read, after normalising."""
+    files: dict[str, FileEntry]
+
+
+class Store:
+    """A token store opened for reading; nothing is loaded until it is asked for.
+
+    >>> store = Store.open("wiki.store")                             # doctest: +SKIP
+    >>> starts = store.document_starts
+    >>> ids, marks = store.gather(starts[:2], starts[1:3])           # doctest: +SKIP
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, fingerprint: str) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.fingerprint = fingerprint
+        """SHA-256 of the manifest, and so of every byte of the store."""
+        self.vocab_size = manifest.vocab_size
+        self.num_tokens = manifest.num_tokens
+        self.num_words = manifest.num_words
+        self.num_sentences = manifest.num_sentences
+        self.num_documents = manifest.num_documents
+        self.marks_present = Mark(sum(Mark[name] for name in manifest.marks))
+        self._bounds = np.concatenate([[0], np.cumsum(manifest.shards)]).astype(np.int64)
+
+    @classmethod
+    def open(cls, folder: str | Path, *, check: bool = False) -> Store:
+        """The store in `folder`; `check` reads every byte and compares the hashes.
+
+        Raises `CheckpointError` if files are missing, cut short, changed, or of another version.
+        """
+        folder = Path(folder).absolute()
+        path = folder / MANIFEST
+        if not path.is_file():
+            raise CheckpointError(f"{folder} is not a token store (no {MANIFEST}); make one with `prepare`")
+        manifest = _read_manifest(path)
+        for name, entry in manifest.files.items():
+            _check_file(folder, name, entry, content=check)
+        return cls(folder, manifest, files.sha256(path))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.folder, self.fingerprint)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that made the ids, from the store's own copy."""
+        from polyseme.text.tokenizer import Tokenizer
+
+        return Tokenizer.load(self.folder / "tokenizer")
+
+    @cached_property
+    def document_starts(self) -> npt.NDArray[np.int64]:
+        """Where documents start, in tokens, and at last the number of tokens: `[num_documents + 1]`."""
+        return self._map("document_starts.bin", np.dtype("<i8"))
+
+    @cached_property
+    def sentence_starts(self) -> npt.NDArray[np.int64]:
+        """Where sentences start, in tokens, and at last the number of tokens: `[num_sentences + 1]`."""
+        return self._map("sentence_starts.bin", np.dtype("<i8"))
+
+    @cached_property
+    def counts(self) -> npt.NDArray[np.uint64]:
+        """How often each id occurs: `[vocab_size]`."""
+        return self._map("counts.bin", np.dtype("<u8"))
+
+    def gather(
+        self, starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
+        """The ids and marks of the spans `starts[i]:stops[i]`, joined: both `[sum(stops - starts)]`.
+
+        Spans may overlap, be empty, come in any order and cross from one shard to the next.
+        """
+        starts, stops = np.asarray(starts, dtype=np.int64), np.asarray(stops, dtype=np.int64)
+        if starts.size and not (
+            starts.min() >= 0 and (starts <= stops).all() and stops.max() <= self.num_tokens
+        ):
+            raise ValueError(f"spans must lie between 0 and {self.num_tokens} and not end before they start")
+        lengths = stops - starts
+        ends = np.cumsum(lengths)
+        total = int(ends[-1]) if len(ends) else 0
+        positions = np.arange(total) + np.repeat(starts - (ends - lengths), lengths)  # [tokens]
+        if len(self._shards) == 1:
+            ids, marks = self._shards[0]
+            return ids[positions].astype(np.int32), marks[positions]
+        return self._gather_across(positions)
+
+    def _gather_across(
+        self, positions: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
+        ids = np.empty(len(positions), dtype=np.int32)
+        marks = np.empty(len(positions), dtype=np.uint8)
+        shard_of = np.searchsorted(self._bounds, positions, side="right") - 1
+        for shard in np.unique(shard_of):
+            here = shard_of == shard
+            inside = positions[here] - self._bounds[shard]
+            ids[here] = self._shards[shard][0][inside]
+            marks[here] = self._shards[shard][1][inside]
+        return ids, marks
+
+    @cached_property
+    def _shards(self) -> list[tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]]:
+        id_type = np.dtype(self.manifest.id_type).newbyteorder("<")
+        return [
+            (self._map(ids_name(shard), id_type), self._map(marks_name(shard), np.dtype(np.uint8)))
+            for shard in range(len(self.manifest.shards))
+        ]
+
+    def _map(self, name: str, kind: np.dtype[Any]) -> npt.NDArray[Any]:
+        try:
+            # A plain array over the map: indexing a `memmap` itself costs several times as much.
+            return np.asarray(np.memmap(self.folder / name, dtype=kind, mode="r"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{self.folder / name} cannot be read: {error}") from error
+
+
+def ids_name(shard: int) -> str:
+    """The file of a shard's ids."""
+    return f"ids-{shard:05}.bin"
+
+
+def marks_name(shard: int) -> str:
+    """The file of a shard's marks."""
+    return f"marks-{shard:05}.bin"
+
+
+def _reopen(folder: Path, fingerprint: str) -> Store:
+    store = Store.open(folder)
+    if store.fingerprint != fingerprint:
+        raise CheckpointError(f"{folder} was replaced while it was in use; start again")
+    return store
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        manifest = read_json(path, Manifest)
+    except SettingsError as error:
+        raise CheckpointError(f"{error}; prepare the store again") from error
+    if manifest.format_version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path.parent} has format version {manifest.format_version} and this polyseme reads "
+            f"version {FORMAT_VERSION}; prepare the store again"
+        )
+    return manifest
+
+
+def _check_file(folder: Path, name: str, entry: FileEntry, *, content: bool) -> None:
+    path = folder / name
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; prepare the store again")
+    if (size := path.stat().st_size) != entry.bytes:
+        raise CheckpointError(
+            f"{path} has {size} bytes and should have {entry.bytes}; prepare the store again"
+        )
+    if content and files.sha256(path) != entry.sha256:
+        raise CheckpointError(f"{path} has changed since it was written; prepare the store again")

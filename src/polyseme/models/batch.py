@@ -26,7 +26,7 @@ class Batch:
     predicted: Tensor | None = None
     """Flat indices into `batch × length` of the positions to predict: `[predictions]`."""
     labels: Tensor | None = None
-    """What to predict: `[predictions]` beside `predicted`; or of a whole text, `[batch]` or `[batch, classes]`."""
+    """What to predict: `[predictions]` beside `predicted`; of whole texts `[batch]` or `[batch, classes]`."""
     pair_labels: Tensor | None = None
     """Of a pair of segments (next sentence: 0 follows, 1 random): `[batch]`."""
 
@@ -54,8 +54,9 @@ class States:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What the training loop sees: a scalar to descend, its named parts, and how many predictions it covers."""
+    """What the training loop sees: a scalar to descend, its named parts, and what these are means over."""
 
     total: Tensor
     parts: dict[str, Tensor] = field(default_factory=dict)
-    predictions: int | Tensor = 0
+    predictions: int = 0
+    """How many predictions the batch held."""

@@ -1,0 +1,85 @@
+"""The transformer encoder: embeddings, a stack of layers, and what is read from the last."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from polyseme.models.backbone import Backbone
+from polyseme.models.batch import Batch, States
+from polyseme.models.initialising import initialise
+from polyseme.models.transformer.config import TransformerConfig
+from polyseme.models.transformer.embeddings import NORMS, Embeddings
+from polyseme.models.transformer.layer import LAYERS
+from polyseme.models.transformer.masks import seen
+from polyseme.models.transformer.positions import TURNS
+
+
+class Transformer(Backbone):
+    """Every token's state from all tokens around it, with fresh weights from torch's global generator.
+
+    >>> import torch
+    >>> config = TransformerConfig(vocab_size=100, hidden_size=32, num_layers=2, num_heads=2)
+    >>> states = Transformer(config)(Batch(torch.tensor([[2, 17, 3]])))
+    >>> states.last.shape, states.pooled.shape
+    (torch.Size([1, 3, 32]), torch.Size([1, 32]))
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.hidden_size = config.hidden_size
+        self.embeddings = Embeddings(config)
+        self.turn = TURNS[config.positions](config)
+        self.layers = nn.ModuleList(
+            LAYERS[config.norm_position](config, attention_norm=config.first_attention_norm or number > 0)
+            for number in range(config.num_layers)
+        )
+        self.final_norm = NORMS[config.final_norm](config)
+        self.pooler = POOLERS[config.pooler](config)
+        initialise(self, config)
+
+    def forward(self, batch: Batch, *, every_layer: bool = False) -> States:
+        """The states after the final norm; with `every_layer` the last of `layers` is the same tensor.
+
+        Raises `ValueError` for rows longer than `max_position_embeddings`.
+        """
+        length = batch.input_ids.size(1)
+        if length > self.config.max_position_embeddings:
+            raise ValueError(
+                f"a row has {length} tokens but this model reads at most "
+                f"{self.config.max_position_embeddings} (max_position_embeddings); cut or split the texts"
+            )
+        mask, turn = seen(batch), self.turn(length, batch.position_ids)
+        hidden_states = self.embeddings(batch)
+        layers = [hidden_states]
+        for layer in self.layers:
+            hidden_states = layer(hidden_states, mask, turn)
+            if every_layer:
+                layers.append(hidden_states)
+        hidden_states = layers[-1] = self.final_norm(hidden_states)
+        return States(
+            last=hidden_states, layers=tuple(layers) if every_layer else (), pooled=self.pooler(hidden_states)
+        )
+
+
+class Pooler(nn.Linear):
+    """The first token's state through a dense layer and tanh: `[batch, hidden_size]`."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return super().forward(hidden_states[:, 0]).tanh()
+
+
+class NoPooler(nn.Module):
+    """Stands where a model has no vector of its own for whole texts."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+
+    def forward(self, hidden_states: Tensor) -> None:
+        return None
+
+
+POOLERS: dict[bool, Callable[[TransformerConfig], nn.Module]] = {True: Pooler, False: NoPooler}

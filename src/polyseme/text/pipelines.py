@@ -1,0 +1,175 @@
+"""What `tokenizer.json` holds for each kind of tokenizer."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+Kind = Literal["wordpiece", "bpe", "byte-bpe", "unigram", "characters", "words"]
+Definition = dict[str, Any]
+"""The content of a `tokenizer.json`."""
+
+BLANK_SIGN = "▁"
+"""Stands for the blank before a word in BPE and Unigram vocabularies, as SentencePiece has it."""
+
+BERT_WORDS = {"type": "BertPreTokenizer"}
+EVERY_CHARACTER = {
+    "type": "Sequence",
+    "pretokenizers": [
+        {"type": "WhitespaceSplit"},
+        {"type": "Split", "pattern": {"Regex": "."}, "behavior": "Isolated", "invert": False},
+    ],
+}
+BLANK_SIGNS = {
+    "type": "Sequence",
+    "pretokenizers": [
+        {"type": "Metaspace", "replacement": BLANK_SIGN, "prepend_scheme": "never", "split": True},
+        {"type": "Punctuation", "behavior": "Isolated"},
+    ],
+}
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": True}
+
+PRE_TOKENIZERS: dict[str, dict[str, Any]] = {
+    "wordpiece": BERT_WORDS,
+    "bpe": BLANK_SIGNS,
+    "byte-bpe": BYTES,
+    "unigram": BLANK_SIGNS,
+    "characters": EVERY_CHARACTER,
+    "words": BERT_WORDS,
+}
+DECODERS: dict[str, dict[str, Any] | None] = {
+    "wordpiece": {"type": "WordPiece", "prefix": "##", "cleanup": False},
+    "bpe": {"type": "Metaspace", "replacement": BLANK_SIGN, "prepend_scheme": "never", "split": True},
+    "byte-bpe": BYTES,
+    "unigram": {"type": "Metaspace", "replacement": BLANK_SIGN, "prepend_scheme": "never", "split": True},
+    "characters": {"type": "Fuse"},
+    "words": None,
+}
+
+
+def normalizer(
+    kind: Kind, *, lowercase: bool, strip_accents: bool | None, chinese: bool = True
+) -> dict[str, Any]:
+    """BERT's normalizer; bytes keep control characters, and only WordPiece sets Chinese apart."""
+    return {
+        "type": "BertNormalizer",
+        "clean_text": kind != "byte-bpe",
+        "handle_chinese_chars": chinese and kind == "wordpiece",
+        "strip_accents": strip_accents,
+        "lowercase": lowercase,
+    }
+
+
+def definition(
+    kind: Kind,
+    model: dict[str, Any],
+    *,
+    roles: Mapping[str, str],
+    ids: Mapping[str, int],
+    normalizer: dict[str, Any] | None,
+) -> Definition:
+    """A whole `tokenizer.json` with the special tokens `roles` (role to token) at their `ids`."""
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {
+                "id": ids[token],
+                "content": token,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": True,
+            }
+            for token in sorted(set(roles.values()), key=lambda token: ids[token])
+        ],
+        "normalizer": normalizer,
+        "pre_tokenizer": PRE_TOKENIZERS[kind],
+        "post_processor": _framed(roles, ids),
+        "decoder": DECODERS[kind],
+        "model": model,
+    }
+
+
+def wordpiece_model(
+    vocabulary: Mapping[str, int], *, unknown: str, max_word_length: int = 100
+) -> dict[str, Any]:
+    """Greedy longest match from the left; a word of more characters than `max_word_length` is unknown."""
+    return {
+        "type": "WordPiece",
+        "unk_token": unknown,
+        "continuing_subword_prefix": "##",
+        "max_input_chars_per_word": max_word_length,
+        "vocab": dict(vocabulary),
+    }
+
+
+def bpe_model(
+    vocabulary: Mapping[str, int], merges: Sequence[tuple[str, str]], *, unknown: str | None
+) -> dict[str, Any]:
+    """Merges in the order in which they were learned."""
+    return {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": unknown,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": False,
+        "vocab": dict(vocabulary),
+        "merges": [list(pair) for pair in merges],
+    }
+
+
+def unigram_model(scores: Sequence[tuple[str, float]], *, unknown: int) -> dict[str, Any]:
+    """The most probable cut; `scores` are log probabilities in the order of ids."""
+    return {
+        "type": "Unigram",
+        "unk_id": unknown,
+        "vocab": [list(pair) for pair in scores],
+        "byte_fallback": False,
+    }
+
+
+def lookup_model(vocabulary: Mapping[str, int], *, unknown: str) -> dict[str, Any]:
+    """Each word, or character, as it stands in the vocabulary."""
+    return {"type": "WordLevel", "vocab": dict(vocabulary), "unk_token": unknown}
+
+
+def kind_of(definition: Definition) -> Kind:
+    """Which of the kinds a `tokenizer.json` is; KeyError for a model that `tokenizers` does not have."""
+    kinds: dict[str, Kind] = {"WordPiece": "wordpiece", "Unigram": "unigram", "WordLevel": "words"}
+    model = definition["model"]
+    # Old files of BPE and WordPiece do not name their model.
+    name = model.get("type") or ("BPE" if "merges" in model else "WordPiece")
+    if name == "BPE":
+        outside = json.dumps([definition.get("pre_tokenizer"), definition.get("decoder")])
+        return "byte-bpe" if "ByteLevel" in outside else "bpe"
+    if definition.get("pre_tokenizer") == EVERY_CHARACTER:
+        return "characters"
+    return kinds[name]
+
+
+def _framed(roles: Mapping[str, str], ids: Mapping[str, int]) -> dict[str, Any] | None:
+    """The first token before a text, and the separator after each text of a pair."""
+    if "first" not in roles or "separator" not in roles:
+        return None
+    first, separator = roles["first"], roles["separator"]
+
+    def special(token: str, segment: int) -> dict[str, Any]:
+        return {"SpecialToken": {"id": token, "type_id": segment}}
+
+    def text(name: str, segment: int) -> dict[str, Any]:
+        return {"Sequence": {"id": name, "type_id": segment}}
+
+    single = [special(first, 0), text("A", 0), special(separator, 0)]
+    return {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": [*single, text("B", 1), special(separator, 1)],
+        "special_tokens": {
+            token: {"id": token, "ids": [ids[token]], "tokens": [token]} for token in (first, separator)
+        },
+    }

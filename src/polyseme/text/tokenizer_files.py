@@ -1,0 +1,237 @@
+"""Tokenizers on disk: `tokenizer.json`, `vocab.txt`, GPT-2's vocabulary and merges, and their settings."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from polyseme.errors import CheckpointError
+from polyseme.text.pipelines import (
+    Definition,
+    bpe_model,
+    definition,
+    kind_of,
+    normalizer,
+    wordpiece_model,
+)
+
+ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "padding": (("pad_token",), ("[PAD]", "<pad>")),
+    "unknown": (("unk_token",), ("[UNK]", "<unk>")),
+    "first": (("cls_token", "bos_token"), ("[CLS]", "<cls>", "<s>")),
+    "separator": (("sep_token", "eos_token"), ("[SEP]", "<sep>", "</s>", "<|endoftext|>")),
+    "mask": (("mask_token",), ("[MASK]", "<mask>")),
+}
+"""What a special token is for; its names in the settings of transformers; its usual spellings."""
+
+_BERT_SWITCHES = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+
+
+def read_tokenizer(source: Path) -> tuple[Definition, dict[str, str]]:
+    """The `tokenizer.json` that a folder or file amounts to, and its special tokens by role."""
+    if not source.exists():
+        raise CheckpointError(f"there is no tokenizer at {source}; name a folder or a vocabulary file")
+    path = _main_file(source) if source.is_dir() else source
+    settings = _settings_beside(path)
+    merges = _merges_beside(path)
+    if merges is not None:
+        return _byte_pairs(path, merges, settings)
+    if path.suffix == ".json":
+        return _tokenizer_json(path, settings)
+    return _bert_vocabulary(path, settings)
+
+
+def write_tokenizer(
+    definition: Definition, roles: Mapping[str, str], *, token_type_ids: bool, max_length: int | None
+) -> dict[str, bytes]:
+    """The files of a tokenizer's folder, by name, such that transformers makes the same ids."""
+    tokens = {ROLES[role][0][0]: token for role, token in roles.items()}
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    settings: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **tokens,
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": inputs if token_type_ids else [inputs[0], inputs[2]],
+    }
+    if max_length is not None:
+        settings["model_max_length"] = max_length
+    files = {"tokenizer.json": _json(definition), "special_tokens_map.json": _json(tokens)}
+    if definition["model"].get("type") == "WordPiece":
+        rules = definition.get("normalizer") or {}
+        if rules.get("type") == "BertNormalizer":
+            settings |= {name: rules[switch] for name, switch in _BERT_SWITCHES.items()}
+        vocabulary = sorted(definition["model"]["vocab"].items(), key=lambda entry: entry[1])
+        if [index for _, index in vocabulary] == list(range(len(vocabulary))):
+            files["vocab.txt"] = "".join(f"{token}\n" for token, _ in vocabulary).encode()
+    files["tokenizer_config.json"] = _json(settings)
+    return files
+
+
+def _main_file(folder: Path) -> Path:
+    """The file of a folder that says most: tokenizer.json, then a vocabulary with merges, then vocab.txt."""
+    if (folder / "tokenizer.json").exists():
+        return folder / "tokenizer.json"
+    merges = sorted(folder.glob("*merges.txt"))
+    if len(merges) == 1:
+        return merges[0]
+    if (folder / "vocab.txt").exists():
+        return folder / "vocab.txt"
+    raise CheckpointError(
+        f"{folder} holds no tokenizer: neither tokenizer.json nor vocab.txt nor one vocabulary with merges; "
+        "name the file itself if it has another name"
+    )
+
+
+def _merges_beside(path: Path) -> Path | None:
+    """The merges that belong to a vocabulary, told by the name: `x_vocab.json` and `x_merges.txt`."""
+    if path.name.endswith("merges.txt"):
+        return path
+    for ending in ("vocab.json", "vocab.txt"):
+        merges = path.with_name(path.name.removesuffix(ending) + "merges.txt")
+        if path.name.endswith(ending) and merges.exists():
+            return merges
+    return None
+
+
+def _tokenizer_json(path: Path, settings: dict[str, Any]) -> tuple[Definition, dict[str, str]]:
+    content = _read_json(path)
+    if not isinstance(content.get("model"), dict):
+        raise CheckpointError(
+            f'{path} is no tokenizer.json: it has no "model"; if it is GPT-2\'s vocab.json, '
+            "merges.txt must lie beside it"
+        )
+    try:
+        kind_of(content)
+    except KeyError as error:
+        raise CheckpointError(f"{path} holds a model of an unknown kind, {error}") from error
+    # What transformers does when it uses the tokenizer in training must not cut or pad texts here.
+    content |= {"truncation": None, "padding": None}
+    rules = content.get("normalizer") or {}
+    if rules.get("type") == "BertNormalizer":
+        rules |= {switch: settings[name] for name, switch in _BERT_SWITCHES.items() if name in settings}
+    known = {entry["content"] for entry in content.get("added_tokens", [])} | _tokens_of(content["model"])
+    return content, _roles(settings, known, path, unknown=content["model"].get("unk_token"))
+
+
+def _tokens_of(model: Mapping[str, Any]) -> set[str]:
+    vocabulary = model.get("vocab", {})
+    return set(vocabulary) if isinstance(vocabulary, dict) else {entry[0] for entry in vocabulary}
+
+
+def _bert_vocabulary(path: Path, settings: dict[str, Any]) -> tuple[Definition, dict[str, str]]:
+    """A `vocab.txt`, one token a line; lower case unless the settings beside it say otherwise."""
+    vocabulary = _numbered(_lines(path), path)
+    roles = _roles(settings, set(vocabulary), path)
+    missing = [role for role in ROLES if role not in roles]
+    if missing:
+        raise CheckpointError(
+            f"{path} lacks the special token for {', '.join(missing)} "
+            f"({', '.join(ROLES[role][1][0] for role in missing)}); add the line, "
+            "or name the token in tokenizer_config.json beside it"
+        )
+    rules = normalizer("wordpiece", lowercase=True, strip_accents=None)
+    rules |= {switch: settings[name] for name, switch in _BERT_SWITCHES.items() if name in settings}
+    model = wordpiece_model(vocabulary, unknown=roles["unknown"])
+    return definition("wordpiece", model, roles=roles, ids=vocabulary, normalizer=rules), roles
+
+
+def _byte_pairs(path: Path, merges: Path, settings: dict[str, Any]) -> tuple[Definition, dict[str, str]]:
+    """GPT-2's pair of files; the vocabulary may be JSON or one token a line."""
+    vocabulary = _read_vocabulary(merges)
+    pairs = []
+    for number, line in enumerate(_lines(merges), start=1):
+        if line.startswith("#version") or not line:
+            continue
+        parts = line.split(" ")
+        if len(parts) != 2 or not {*parts, "".join(parts)} <= vocabulary.keys():
+            raise CheckpointError(
+                f"{merges}, line {number}: {line!r} is not a merge of two tokens of the vocabulary beside it"
+            )
+        pairs.append((parts[0], parts[1]))
+    roles = _roles(settings, set(vocabulary), path)
+    model = bpe_model(vocabulary, pairs, unknown=None)
+    return definition("byte-bpe", model, roles=roles, ids=vocabulary, normalizer=None), roles
+
+
+def _read_vocabulary(merges: Path) -> dict[str, int]:
+    stem = merges.name.removesuffix("merges.txt")
+    as_json, as_lines = merges.with_name(f"{stem}vocab.json"), merges.with_name(f"{stem}vocab.txt")
+    if as_json.exists():
+        return _read_json(as_json)
+    if as_lines.exists():
+        return _numbered(_lines(as_lines), as_lines)
+    raise CheckpointError(f"{merges} has neither {as_json.name} nor {as_lines.name} beside it")
+
+
+def _settings_beside(path: Path) -> dict[str, Any]:
+    """The special tokens and switches of the JSON files that transformers writes beside a vocabulary."""
+    settings: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if path.with_name(name).exists() and path.name != name:
+            settings |= _read_json(path.with_name(name))
+    return settings
+
+
+def _roles(
+    settings: Mapping[str, Any], known: set[str], path: Path, *, unknown: str | None = None
+) -> dict[str, str]:
+    """The special token of each role that the settings name or, failing that, that is spelt as usual."""
+    roles = {"unknown": unknown} if unknown else {}
+    for role, (names, spellings) in ROLES.items():
+        for name in names:
+            entry = settings.get(name)
+            token = entry.get("content") if isinstance(entry, dict) else entry
+            if isinstance(token, str) and role not in roles:
+                if token not in known:
+                    raise CheckpointError(
+                        f"the settings beside {path} name {token!r} as {name}, but the vocabulary lacks it; "
+                        "add it, or mend the settings"
+                    )
+                roles[role] = token
+        usual = [spelling for spelling in spellings if spelling in known]
+        if usual and role not in roles:
+            roles[role] = usual[0]
+    return {role: roles[role] for role in ROLES if role in roles}
+
+
+def _numbered(lines: Sequence[str], path: Path) -> dict[str, int]:
+    vocabulary: dict[str, int] = {}
+    for index, token in enumerate(lines):
+        if token in vocabulary:
+            raise CheckpointError(
+                f"{path}, line {index + 1}: the token {token!r} already stands in line "
+                f"{vocabulary[token] + 1}; each token may stand once"
+            )
+        vocabulary[token] = index
+    if not vocabulary:
+        raise CheckpointError(f"{path} is empty; a vocabulary has one token a line")
+    return vocabulary
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a file; only the line feed ends one, for U+2028 is a token of BERT's vocabulary."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(
+            f"{path} is not UTF-8 (byte {error.start}); a vocabulary has one token a line"
+        ) from error
+    return text.replace("\r\n", "\n").removesuffix("\n").split("\n") if text else []
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: {str(error) or 'nested too deeply'}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is no settings file: it holds {type(content).__name__}, not an object")
+    return content
+
+
+def _json(content: Any) -> bytes:
+    return (json.dumps(content, ensure_ascii=False, indent=2) + "\n").encode()

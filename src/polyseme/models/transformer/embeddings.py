@@ -23,14 +23,23 @@ class Embeddings(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         hidden_states = self.tokens(batch.input_ids)
-        hidden_states = self.positions(hidden_states, batch.position_ids)
+        hidden_states = self.positions(hidden_states, places(batch))
         hidden_states = self.token_types(hidden_states, batch.token_type_ids)
         normalised: Tensor = self.dropout(self.norm(hidden_states))
         return normalised
 
 
+def places(batch: Batch) -> Tensor | None:
+    """Each token's place in its text; None where that is simply its place in the row."""
+    if batch.position_ids is not None or batch.document_ids is None:
+        return batch.position_ids
+    numbers = torch.arange(batch.document_ids.size(1), device=batch.document_ids.device)
+    starts = F.pad(batch.document_ids.diff(dim=1) != 0, (1, 0))
+    return numbers - (numbers * starts).cummax(dim=1).values
+
+
 class LearnedPositions(nn.Module):
-    """A vector for each place in the row; places count from 0 unless the batch numbers them."""
+    """A vector for each place in the text."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()

@@ -1,0 +1,1 @@
+"""Texts, words and tokens to vectors, from any model."""

@@ -32,19 +32,23 @@ _END = re.compile(
     re.VERBOSE,
 )
 
-_NEVER_LAST = frozenset(
+# Words whose full stop never ends a sentence; then those where it does not before a number.
+_TITLES = (
     "Mr Mrs Ms Messrs Mme Mlle Dr Prof Rev Hon Gen Col Capt Cmdr Lt Maj Sgt Sen Rep Gov Pres St Mt Ft "
-    "vs cf ca al viz approx e.g i.e E.g I.e".split()
+    "vs cf ca al viz approx e.g i.e E.g I.e"
 )
-_BEFORE_NUMBERS = frozenset(
+_NUMBERED = (
     "No Nos no nos p pp Vol vol Fig fig Figs figs Eq eq Eqs eqs Ref ref Refs refs Sec sec Ch ch Art art "
-    "Jan Feb Mar Apr Jun Jul Aug Sep Sept Oct Nov Dec".split()
+    "Jan Feb Mar Apr Jun Jul Aug Sep Sept Oct Nov Dec"
 )
 # After an initial or a row of them (U.S., p.m.) only these begin a new sentence: names follow otherwise.
-_BEGINNERS = frozenset(
+_FIRST_WORDS = (
     "The A An It He She We They You I This That These Those There In On At By For From If As But And "
-    "So When While After Before However His Her Its Their Our My".split()
+    "So When While After Before However His Her Its Their Our My"
 )
+_NEVER_LAST = frozenset(_TITLES.split())
+_BEFORE_NUMBERS = frozenset(_NUMBERED.split())
+_BEGINNERS = frozenset(_FIRST_WORDS.split())
 _INITIALS = re.compile(r"(?:[A-Za-z]\.)*[A-Za-z]")
 _NUMBER = re.compile(r"\d{1,3}|[A-Za-z]|[ivxIVX]{1,5}")
 _NEXT_WORD = re.compile(r"\w+")
@@ -88,7 +92,7 @@ def sentence_starts(text: str) -> npt.NDArray[np.int64]:
 
 
 def _stays_open(text: str, start: int, mark: int, after: int) -> bool:
-    """Whether the single full stop at `mark` belongs to an abbreviation, an initial or a list item's number."""
+    """Whether the full stop at `mark` belongs to an abbreviation, an initial or a list item's number."""
     if "\n" in text[mark:after] or after == len(text):
         return False
     words = text[max(start, mark - _LONGEST_ABBREVIATION) : mark].split()

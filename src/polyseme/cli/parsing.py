@@ -1,0 +1,98 @@
+"""Options from records: tyro reads the fields and the text under each; refusals become one line."""
+
+import contextlib
+import io
+import os
+import re
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+import msgspec
+import tyro
+
+from polyseme.cli.commands import UsageError
+from polyseme.records import nearest
+
+R = TypeVar("R", bound=msgspec.Struct)
+
+# Records inside a record (how text is read, normalised …) give plain options: not --text.encoding.
+_FLAT = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
+
+
+def parse(options: type[R], arguments: list[str], *, command: str) -> R:
+    """The record that `arguments` say; `--help` prints and leaves through `SystemExit(0)`."""
+    if _asks_for_help(arguments):
+        tyro.cli(options, args=["--help"], prog=f"polyseme {command}", config=_FLAT)
+    refusal = io.StringIO()
+    try:
+        with _wide_terminal(), contextlib.redirect_stderr(refusal):
+            record, unknown = tyro.cli(
+                options, args=arguments, prog=f"polyseme {command}", config=_FLAT, return_unknown_args=True
+            )
+    except SystemExit as left:
+        line = _one_line(refusal.getvalue())
+        unknown = [a for a in arguments if a.startswith("--") and a not in known_options(options)]
+        raise UsageError(_unknown(unknown, options) if unknown else line, command=command) from left
+    if unknown:
+        raise UsageError(_unknown(unknown, options), command=command)
+    return record
+
+
+def known_options(options: type[msgspec.Struct]) -> list[str]:
+    """The options of a record and of the records inside it, as they are typed."""
+    names: list[str] = []
+    for field in _fields(options):
+        inner = _record_in(field.type)
+        names += known_options(inner) if inner else [f"--{field.encode_name.replace('_', '-')}"]
+        if isinstance(field.type, msgspec.inspect.BoolType):
+            names.append("--no-" + field.encode_name.replace("_", "-"))
+    return names
+
+
+def _fields(options: type[msgspec.Struct]) -> tuple[msgspec.inspect.Field, ...]:
+    info = msgspec.inspect.type_info(options)
+    assert isinstance(info, msgspec.inspect.StructType)
+    return info.fields
+
+
+def _record_in(info: msgspec.inspect.Type) -> type[Any] | None:
+    return info.cls if isinstance(info, msgspec.inspect.StructType) else None
+
+
+def _unknown(unknown: list[str], options: type[msgspec.Struct]) -> str:
+    first = unknown[0].partition("=")[0]
+    if first.startswith("-"):
+        return f"there is no option {first}{nearest(first, known_options(options))}"
+    return f"{first!r} is one argument too many"
+
+
+def _asks_for_help(arguments: list[str]) -> bool:
+    before = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "--help" in before or "-h" in before
+
+
+@contextlib.contextmanager
+def _wide_terminal() -> Iterator[None]:
+    """tyro draws its refusals as boxes of the terminal's width; a wide one keeps a message on one line."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "2000"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = before
+
+
+def _one_line(box: str) -> str:
+    """What a box says, up to its first rule: the message without the advice."""
+    said = []
+    for line in box.splitlines()[1:]:
+        text = line.strip("│ ").strip()
+        if not text or text[0] in "─╰":
+            break
+        said.append(text)
+    message = re.sub(r"^Error parsing (?!-)[^:]*: ", "", " ".join(said))
+    message = re.sub(r"^Error parsing ", "", message)
+    return re.sub(r"^Missing from [^:]*: ", "missing: ", message)

@@ -1,0 +1,88 @@
+"""One command from its words to its exit status; every failure is one line on standard error."""
+
+import importlib.metadata
+import os
+import sys
+from collections.abc import Sequence
+
+from polyseme.cli.commands import UsageError, find, load, members, overview
+from polyseme.errors import PolysemeError
+
+REFUSED, BUG, INTERRUPTED, PIPE_CLOSED = 2, 70, 130, 141
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """0, or the status of the failure: 2 the user can mend it, 70 we must, 130 interrupted."""
+    words, switches = _take_switches(list(sys.argv[1:] if arguments is None else arguments))
+    traceback = "--traceback" in switches or os.environ.get("POLYSEME_TRACEBACK", "") not in ("", "0")
+    try:
+        _dispatch(words, switches)
+        sys.stdout.flush()
+        return 0
+    except UsageError as error:
+        return _fail(f"{error} (see polyseme {error.command + ' ' if error.command else ''}--help)", REFUSED)
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough; a closed pipe must not raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except KeyboardInterrupt:
+        if traceback:
+            raise
+        print("polyseme: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if traceback:
+            raise
+        return _explain(error)
+
+
+def _dispatch(words: list[str], switches: set[str]) -> None:
+    if "--version" in switches:
+        print(importlib.metadata.version("polyseme"))
+        return
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview())
+        return
+    if members(words[0]) and words[1:2] in (["-h"], ["--help"]):
+        print(overview(words[0]))
+        return
+    name, rest = find(words)
+    options, command = load(name)
+
+    from polyseme.cli.parsing import parse
+    from polyseme.cli.reporter import TerminalReporter
+    from polyseme.progress import reporting
+
+    record = parse(options, rest, command=name)
+    if "--quiet" in switches:
+        command(record)
+        return
+    with TerminalReporter() as reporter, reporting(reporter):
+        command(record)
+
+
+def _take_switches(words: list[str]) -> tuple[list[str], set[str]]:
+    """The words without the switches that every command knows; what stands after `--` is text."""
+    end = words.index("--") if "--" in words else len(words)
+    switches = {word for word in words[:end] if word in ("--traceback", "--quiet", "--version")}
+    return [word for word in words[:end] if word not in switches] + words[end:], switches
+
+
+def _explain(error: Exception) -> int:
+    if isinstance(error, PolysemeError):
+        return _fail(str(error), REFUSED)
+    if isinstance(error, OSError) and error.errno is not None:
+        place = f"{error.filename}: " if error.filename is not None else ""
+        return _fail(f"{place}{os.strerror(error.errno)}", REFUSED)
+    if isinstance(error, MemoryError):
+        return _fail("the memory of this machine is used up; take a smaller size, batch or length", REFUSED)
+    return _fail(
+        f"this is a bug in polyseme: {type(error).__name__}: {error}; "
+        "run again with --traceback and report what it prints",
+        BUG,
+    )
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"polyseme: error: {' '.join(message.split())}", file=sys.stderr)
+    return status

@@ -1,0 +1,29 @@
+"""Results on standard output: tables for people, JSON for programs."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from polyseme.records import to_json
+
+
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "", numbers: Sequence[str] = ()
+) -> None:
+    """A table; columns named in `numbers` stand to the right. Piped, no cell is cut."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in numbers else "left")
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
+    # A file or pipe has no width: nothing is wrapped there.
+    Console(width=None if sys.stdout.isatty() else 10_000, highlight=False).print(table)
+
+
+def print_json(value: Any) -> None:
+    """Indented JSON, Chinese as it is."""
+    sys.stdout.write(to_json(value).decode())

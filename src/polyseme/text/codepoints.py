@@ -83,6 +83,11 @@ def plain_word_starts(text: str) -> Int64s:
     return np.flatnonzero(new)
 
 
+def visible(text: str) -> Int64s:
+    """The positions of the characters that are not blanks."""
+    return np.flatnonzero(_sorts()[codepoints(text)] != BLANK)
+
+
 def pieces(text: str, starts: Int64s) -> tuple[list[str], Int64s]:
     """The words that start at `starts`, blanks joined to the word after them, and where these begin.
 

@@ -1,7 +1,7 @@
 """Tokenizers: text to ids and back, with offsets into the raw text."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,14 @@ import tokenizers
 
 from polyseme.errors import CheckpointError, SettingsError
 from polyseme.files import write_whole
-from polyseme.text.codepoints import codepoints, pieces, plain_word_starts
+from polyseme.text.codepoints import codepoints, pieces, plain_word_starts, visible
 from polyseme.text.encoded import Encoded, Int32s, Int64s
+from polyseme.text.memo import Memo
 from polyseme.text.pipelines import Definition, Kind, kind_of
+from polyseme.text.table import TablePath, suits
 from polyseme.text.tokenizer_files import read_tokenizer, write_tokenizer
+
+_BATCH_CHARACTERS = 1 << 18
 
 
 class Tokenizer:
@@ -54,7 +58,13 @@ class Tokenizer:
         special = {entry["content"] for entry in definition.get("added_tokens", []) if entry["special"]}
         self._roles = {role: ids[token] for role, token in roles.items()}
         self.special_ids = frozenset([*self._roles.values(), *(ids[token] for token in special)])
-        self._forbidden = np.asarray(sorted(self.special_ids - {self._roles.get("unknown", -1)}), np.int32)
+        self._forbidden = self.special_ids - {self._roles.get("unknown", -1)}
+        self._memo = Memo(self._encode_plain)
+        self._table = (
+            TablePath(self._pipeline, definition, self._memo, forbidden=self._forbidden)
+            if suits(definition)
+            else None
+        )
 
     @classmethod
     def load(cls, source: str | Path) -> "Tokenizer":
@@ -140,13 +150,14 @@ class Tokenizer:
         A begin is that of the token's first visible character, so that it lies in the word of the token
         even where the token holds the blank before it.
         """
-        all_ids, all_begins = [], []
-        for index, text in enumerate(texts):
-            ids, offsets = self._encode_cut(text, None if starts is None else starts[index])
-            all_ids.append(ids)
-            all_begins.append(_visible(text, offsets))
-        counts = np.asarray([len(ids) for ids in all_ids], dtype=np.int64)
-        return _joined(all_ids), _joined(all_begins), counts
+        if self._table is not None and (starts is None or not self.crosses_words):
+            parts = [self._encode_lines(batch, self._table) for batch in _batches(texts)]
+        elif starts is None:
+            parts = [self._encode_one(text, None) for text in texts]
+        else:
+            parts = [self._encode_one(text, cut) for text, cut in zip(texts, starts, strict=True)]
+        counts = np.concatenate([np.zeros(0, dtype=np.int64), *(part[2] for part in parts)])
+        return _joined([part[0] for part in parts]), _joined([part[1] for part in parts]), counts
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The tokens as the vocabulary spells them."""
@@ -165,30 +176,69 @@ class Tokenizer:
             )
         return self._roles[role]
 
+    @staticmethod
+    def _encode_lines(texts: Sequence[str], table: TablePath) -> tuple[Int32s, Int32s, Int64s]:
+        """`encode_joined` through the table: the texts as lines of one, since a line feed parts tokens."""
+        ids, offsets = table.encode("\n".join(texts))
+        lengths = np.asarray([len(text) + 1 for text in texts], dtype=np.int64)
+        line_ends = np.cumsum(lengths)
+        token_ends = np.searchsorted(offsets[:, 0], line_ends)
+        counts = np.diff(token_ends, prepend=0)
+        begins = offsets[:, 0] - np.repeat(line_ends - lengths, counts).astype(np.int32)
+        return ids, begins, counts
+
+    def _encode_one(self, text: str, starts: Int64s | None) -> tuple[Int32s, Int32s, Int64s]:
+        ids, offsets = self._encode_cut(text, starts)
+        return ids, _visible(text, offsets), np.asarray([len(ids)], dtype=np.int64)
+
     def _encode_cut(self, text: str, starts: Int64s | None) -> tuple[Int32s, Int32s]:
         """Ids and offsets; inside the words that start at `starts` where tokens could cross them."""
-        if starts is None or not self.crosses_words:
-            return self._encode_whole(text)
-        parts, begins = pieces(text, starts)
-        encoded = [self._encode_whole(part) for part in parts]
-        offsets = [o + begin for (_, o), begin in zip(encoded, begins, strict=True)]
-        return _joined([ids for ids, _ in encoded]), _joined(offsets).reshape(-1, 2)
-
-    def _encode_whole(self, text: str) -> tuple[Int32s, Int32s]:
+        if starts is not None and self.crosses_words:
+            ids, offsets, _ = self._memo.encode(*pieces(text, starts))
+            return ids, offsets
+        if self._table is not None:
+            return self._table.encode(text)
         codepoints(text)
+        plain_ids, plain_offsets = self._encode_plain(text)
+        return np.asarray(plain_ids, np.int32), np.asarray(plain_offsets, np.int32).reshape(-1, 2)
+
+    def _encode_plain(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Through the pipeline of the library, never yielding a special token other than the unknown."""
         encoding = self._pipeline.encode(text, add_special_tokens=False)
-        ids = np.asarray(encoding.ids, dtype=np.int32)
-        return ids, np.asarray(encoding.offsets, dtype=np.int32).reshape(-1, 2)
+        ids, offsets = encoding.ids, encoding.offsets
+        if self._forbidden.isdisjoint(ids):
+            return ids, offsets
+        # A Unigram vocabulary contains its special tokens, so "</s>" in a text is found whole. The text
+        # is cut inside that place, where no token can span it any more.
+        begin, end = next(span for index, span in zip(ids, offsets, strict=True) if index in self._forbidden)
+        if end - begin < 2:
+            unknown = self._role("unknown")
+            return [unknown if index in self._forbidden else index for index in ids], offsets
+        left, right = self._encode_plain(text[: begin + 1]), self._encode_plain(text[begin + 1 :])
+        moved = [(a + begin + 1, b + begin + 1) for a, b in right[1]]
+        return left[0] + right[0], left[1] + moved
+
+
+def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The texts in groups whose arrays stay in the processor's cache."""
+    first = size = 0
+    for index, text in enumerate(texts):
+        size += len(text)
+        if size > _BATCH_CHARACTERS:
+            yield texts[first : index + 1]
+            first, size = index + 1, 0
+    if first < len(texts):
+        yield texts[first:]
 
 
 def _visible(text: str, offsets: Int32s) -> Int32s:
     """The begin of each token, moved past the blanks at its front unless it is all blank."""
-    begins = offsets[:, 0].copy()
-    for index, (begin, end) in enumerate(offsets.tolist()):
-        while begin < end - 1 and text[begin].isspace():
-            begin += 1
-        begins[index] = begin
-    return begins
+    begins, ends = offsets[:, 0], offsets[:, 1]
+    seen = visible(text)
+    if not len(seen):
+        return begins
+    next_seen = seen[np.searchsorted(seen, begins).clip(max=len(seen) - 1)]
+    return np.where((begins <= next_seen) & (next_seen < ends), next_seen, begins).astype(np.int32)
 
 
 def _joined(parts: list[Int32s]) -> Int32s:

@@ -11,8 +11,11 @@ T = TypeVar("T")
 class Bar(Protocol):
     """One piece of work that goes on."""
 
-    def advance(self, amount: float = 1, **figures: float | str) -> None:
-        """Go on by `amount`; `figures` (loss, tokens a second …) stand beside the bar."""
+    def advance(self, amount: float = 1, *, total: float | None = None, **figures: float | str) -> None:
+        """Go on by `amount`; `figures` (loss, tokens a second …) stand beside the bar.
+
+        `total` is the end as it is now known, where it moves or was not known before.
+        """
 
     def note(self, line: str) -> None:
         """Say one line above the bar."""
@@ -36,7 +39,7 @@ class _Silent:
     def say(self, line: str) -> None:
         pass
 
-    def advance(self, amount: float = 1, **figures: float | str) -> None:
+    def advance(self, amount: float = 1, *, total: float | None = None, **figures: float | str) -> None:
         pass
 
     def note(self, line: str) -> None:

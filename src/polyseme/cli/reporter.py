@@ -73,11 +73,10 @@ class _LiveBar:
     def __init__(self, live: "Progress", task: "TaskID") -> None:
         self._live, self._task = live, task
 
-    def advance(self, amount: float = 1, **figures: float | str) -> None:
+    def advance(self, amount: float = 1, *, total: float | None = None, **figures: float | str) -> None:
         if figures:
-            self._live.update(self._task, advance=amount, figures=in_words(figures))
-        else:
-            self._live.update(self._task, advance=amount)
+            self._live.update(self._task, figures=in_words(figures))
+        self._live.update(self._task, advance=amount, total=total)
 
     def note(self, line: str) -> None:
         self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -103,8 +102,9 @@ class _PlainBar:
             seconds = duration(time.monotonic() - self._began)
             self._print(f"{self._label}: {amount(self._done, self._unit)} in {seconds}")
 
-    def advance(self, amount: float = 1, **figures: float | str) -> None:
+    def advance(self, amount: float = 1, *, total: float | None = None, **figures: float | str) -> None:
         self._done += amount
+        self._total = total or self._total
         self._figures.update(figures)
         now = time.monotonic()
         if now >= self._next:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,8 @@ from polyseme.text.store import (
     marks_name,
 )
 
+_STARTS = {"document_starts.bin": Mark.DOCUMENT, "sentence_starts.bin": Mark.SENTENCE}
+
 
 class StoreWriter:
     """Writes a store into a folder that exists and is not yet visible to others (`files.whole_folder`).
@@ -29,9 +31,9 @@ class StoreWriter:
     A tokenizer saved under `tokenizer/` before `finish` becomes part of the store.
 
     >>> with files.whole_folder(Path("wiki.store")) as building:       # doctest: +SKIP
-    ...     writer = StoreWriter(building, vocab_size=21128)
-    ...     writer.add(ids, marks)
-    ...     writer.finish(settings={})
+    ...     with StoreWriter(building, vocab_size=21128) as writer:
+    ...         writer.add(ids, marks)
+    ...         writer.finish(settings={})
     """
 
     def __init__(
@@ -44,98 +46,92 @@ class StoreWriter:
         self._counts = np.zeros(vocab_size, dtype=np.uint64)
         self._shards: list[int] = []
         self._files: dict[str, FileEntry] = {}
-        self._num_words = 0
-        self._present = Mark(0)
-        self._ids: _HashedFile | None = None
-        self._marks: _HashedFile | None = None
-        self._documents = _HashedFile(folder / "document_starts.bin")
-        self._sentences = _HashedFile(folder / "sentence_starts.bin")
+        self._number = dict.fromkeys(Mark, 0)
+        self._open: dict[str, _HashedFile] = {}
         self.num_tokens = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._open.values():
+            file.abandon()
 
     def add(self, ids: npt.NDArray[np.integer[Any]], marks: npt.NDArray[np.uint8]) -> None:
         """Append tokens. The first token of all must start a document."""
         if not len(ids):
             return
         self._counts += np.bincount(ids, minlength=len(self._counts)).astype(np.uint64)
-        self._num_words += int(np.count_nonzero(marks & Mark.WORD))
-        self._present |= Mark(int(np.bitwise_or.reduce(marks)))
-        for file, bit in ((self._documents, Mark.DOCUMENT), (self._sentences, Mark.SENTENCE)):
-            file.write((np.flatnonzero(marks & bit) + self.num_tokens).astype("<i8"))
+        for mark in Mark:
+            self._number[mark] += int(np.count_nonzero(marks & mark))
+        for name, mark in _STARTS.items():
+            self._file(name).write((np.flatnonzero(marks & mark) + self.num_tokens).astype("<i8"))
         ids = ids.astype(np.dtype(self._id_type).newbyteorder("<"))
         self.num_tokens += len(ids)
         while len(ids):
             room = self._room()
-            assert self._ids is not None
-            assert self._marks is not None
-            self._ids.write(ids[:room])
-            self._marks.write(np.ascontiguousarray(marks[:room]))
+            self._file(ids_name(len(self._shards) - 1)).write(ids[:room])
+            self._file(marks_name(len(self._shards) - 1)).write(np.ascontiguousarray(marks[:room]))
             self._shards[-1] += min(room, len(ids))
             ids, marks = ids[room:], marks[room:]
 
-    def finish(
-        self, *, settings: dict[str, Any], num_characters: int = 0, present: Mark | None = None
-    ) -> Manifest:
-        """Close all files and write the manifest; `present` are the mark bits that mean something."""
-        self._close_shard()
-        end = np.array([self.num_tokens], dtype="<i8")
-        lines = {}
-        for name, file in (("documents", self._documents), ("sentences", self._sentences)):
-            lines[name] = file.size // end.itemsize
-            file.write(end)
-            self._close(file)
-        counts = _HashedFile(self._folder / "counts.bin")
-        counts.write(self._counts.astype("<u8"))
-        self._close(counts)
+    def finish(self, *, settings: dict[str, Any], num_characters: int = 0) -> Manifest:
+        """Close all files and write the manifest."""
+        for name in _STARTS:
+            self._file(name).write(np.array([self.num_tokens], dtype="<i8"))
+        self._file("counts.bin").write(self._counts.astype("<u8"))
+        for name in list(self._open):
+            self._close(name)
         for path in sorted((self._folder / "tokenizer").rglob("*")):
             if path.is_file():
                 name = path.relative_to(self._folder).as_posix()
                 self._files[name] = FileEntry(bytes=path.stat().st_size, sha256=files.sha256(path))
-        unknown = 0 if self._unknown_id is None else int(self._counts[self._unknown_id])
-        marks = self._present if present is None else present
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             settings=settings,
             vocab_size=len(self._counts),
             id_type=self._id_type,
             shards=self._shards,
-            marks=[mark.name for mark in Mark if mark in marks and mark.name],
+            marks=[str(mark.name) for mark in Mark if self._is_present(mark)],
             num_tokens=self.num_tokens,
-            num_words=self._num_words,
-            num_sentences=lines["sentences"],
-            num_documents=lines["documents"],
-            num_unknown=unknown,
+            num_words=self._number[Mark.WORD],
+            num_sentences=self._number[Mark.SENTENCE],
+            num_documents=self._number[Mark.DOCUMENT],
+            num_unknown=0 if self._unknown_id is None else int(self._counts[self._unknown_id]),
             num_characters=num_characters,
             files=dict(sorted(self._files.items())),
         )
         files.write_whole(self._folder / MANIFEST, to_json(manifest))
         return manifest
 
+    def _is_present(self, mark: Mark) -> bool:
+        # What starts a document starts a turn too: turns are there if some start inside a document.
+        least = self._number[Mark.DOCUMENT] if mark == Mark.TURN else 0
+        return self._number[mark] > least
+
     def _room(self) -> int:
-        """How many tokens the open shard still takes; opens the next one when it is full."""
-        if self._shards and self._shards[-1] < self._shard_tokens:
-            return self._shard_tokens - self._shards[-1]
-        self._close_shard()
-        self._ids = _HashedFile(self._folder / ids_name(len(self._shards)))
-        self._marks = _HashedFile(self._folder / marks_name(len(self._shards)))
-        self._shards.append(0)
-        return self._shard_tokens
+        """How many tokens the open shard still takes; starts the next one when it is full."""
+        if not self._shards or self._shards[-1] == self._shard_tokens:
+            if self._shards:
+                self._close(ids_name(len(self._shards) - 1))
+                self._close(marks_name(len(self._shards) - 1))
+            self._shards.append(0)
+        return self._shard_tokens - self._shards[-1]
 
-    def _close_shard(self) -> None:
-        for file in (self._ids, self._marks):
-            if file is not None:
-                self._close(file)
-        self._ids = self._marks = None
+    def _file(self, name: str) -> _HashedFile:
+        if name not in self._open:
+            self._open[name] = _HashedFile(self._folder / name)
+        return self._open[name]
 
-    def _close(self, file: _HashedFile) -> None:
-        self._files[file.path.name] = file.close()
+    def _close(self, name: str) -> None:
+        self._files[name] = self._open.pop(name).close()
 
 
 class _HashedFile:
     """A file that knows its size and its SHA-256 without being read again."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.size = 0
+        self._size = 0
         self._digest = hashlib.sha256()
         self._file = files.WholeFile(path)
 
@@ -143,8 +139,11 @@ class _HashedFile:
         if array.size:
             data = array.view(np.uint8).data
             self._digest.update(data)
-            self.size += self._file.write(data)
+            self._size += self._file.write(data)
 
     def close(self) -> FileEntry:
         self._file.close()
-        return FileEntry(bytes=self.size, sha256=self._digest.hexdigest())
+        return FileEntry(bytes=self._size, sha256=self._digest.hexdigest())
+
+    def abandon(self) -> None:
+        self._file.abandon()

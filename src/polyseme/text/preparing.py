@@ -1,0 +1,183 @@
+"""`prepare`: text, read once, becomes a token store: the same bytes on any number of processes."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from polyseme import files, progress
+from polyseme.errors import DataError, SettingsError
+from polyseme.records import Record, from_plain, nearest, to_plain
+from polyseme.text.blocks import Blocks
+from polyseme.text.marking import Marker
+from polyseme.text.normalising import NormalisingSettings
+from polyseme.text.parallel import in_order
+from polyseme.text.reading import TextSettings
+from polyseme.text.store import Manifest, Mark, Store
+from polyseme.text.store_writing import StoreWriter
+from polyseme.text.tokenizer import Tokenizer
+
+_MUCH_UNKNOWN = 0.01
+
+
+class PrepareSettings(Record, frozen=True):
+    """How text becomes a store. All but `workers` changes the result."""
+
+    tokenizer: str
+    """The folder of the tokenizer, or its `tokenizer.json` or `vocab.txt`."""
+    words: str = "rjieba"
+    """What cuts words: rjieba, jieba, blanks, characters, "module:callable"; none: no word marks."""
+    dictionary: str | None = None
+    """A file of words that rjieba and jieba shall know, one a line."""
+    sentences: bool = True
+    """Cut lines into sentences; otherwise each line is one sentence."""
+    text: TextSettings = TextSettings()
+    normalising: NormalisingSettings = NormalisingSettings()
+    workers: int = 1
+    """The number of processes; the result is the same for any."""
+    shard_tokens: int = 1 << 27
+    """The number of tokens of a shard."""
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "shard_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.words == "none" and self.dictionary is not None:
+            raise ValueError('words="none" takes no dictionary')
+
+
+def prepare(
+    texts: Sequence[str | Path],
+    *,
+    tokenizer: str | Path,
+    out: str | Path,
+    workers: int = 1,
+    **options: Any,
+) -> Store:
+    """Read text once into a token store in the folder `out`, which appears when it is complete.
+
+    `texts` are files, folders, globs or "-"; `options` are the fields of `PrepareSettings`, and those of
+    `TextSettings` and `NormalisingSettings` by their own names (`encoding="gb18030"`, `nfkc=True`).
+    Raises `DataError` if the text cannot be read, has no token, or `out` exists.
+
+    >>> store = prepare(["wiki.txt"], tokenizer="vocab", out="wiki.store", workers=2)  # doctest: +SKIP
+    """
+    settings = _settings({"tokenizer": str(tokenizer), "workers": workers, **options})
+    return prepare_with(settings, texts, Path(out))
+
+
+def prepare_with(settings: PrepareSettings, texts: Sequence[str | Path], out: Path) -> Store:
+    """`prepare` for settings that are already a record."""
+    tokenizer = Tokenizer.load(settings.tokenizer)
+    with _alone(out), files.whole_folder(out) as building:
+        tokenizer.save(building / "tokenizer")
+        manifest = _write(building, tokenizer, settings, texts)
+        if not manifest.num_tokens:
+            raise DataError(
+                f"{', '.join(map(str, texts))}: no token in all the text; "
+                "check the files and their format, nothing was written"
+            )
+    _tell(manifest)
+    return Store.open(out)
+
+
+def _write(
+    folder: Path, tokenizer: Tokenizer, settings: PrepareSettings, texts: Sequence[str | Path]
+) -> Manifest:
+    blocks = Blocks(texts, settings.text, settings.normalising)
+    make = functools.partial(
+        Marker,
+        folder / "tokenizer",
+        words=None if settings.words == "none" else settings.words,
+        dictionary=settings.dictionary,
+        sentences=settings.sentences,
+        normalising=settings.normalising,
+    )
+    unknown_id = tokenizer.unknown_id if "unknown" in tokenizer.special_tokens else None
+    with (
+        StoreWriter(
+            folder,
+            vocab_size=tokenizer.vocab_size,
+            unknown_id=unknown_id,
+            shard_tokens=settings.shard_tokens,
+        ) as writer,
+        progress.bar("prepare", total=blocks.num_bytes, unit="B") as bar,
+        contextlib.closing(in_order(make, blocks, workers=settings.workers)) as results,
+    ):
+        last = (0, 0)
+        read = characters = 0
+        for marked in results:
+            characters += marked.num_characters
+            if len(marked.ids):
+                writer.add(marked.ids, marked.marks_after(last))
+                last = marked.last
+            bar.advance(marked.bytes_read - read, tokens=f"{writer.num_tokens:,}")
+            read = marked.bytes_read
+        return writer.finish(settings=_kept(settings, folder), num_characters=characters)
+
+
+def _settings(options: dict[str, Any]) -> PrepareSettings:
+    """Put the fields of the nested records, given by their own names, where they belong."""
+    nested: dict[str, type[Record]] = {"text": TextSettings, "normalising": NormalisingSettings}
+    plain: dict[str, Any] = {group: {} for group in nested}
+    for name, value in options.items():
+        group = next((group for group, kind in nested.items() if name in kind.__struct_fields__), None)
+        if name in nested:
+            plain[name] |= msgspec.to_builtins(value)
+        elif group is not None:
+            plain[group][name] = value
+        elif name in PrepareSettings.__struct_fields__:
+            plain[name] = str(value) if isinstance(value, Path) else value
+        else:
+            known = [
+                *PrepareSettings.__struct_fields__,
+                *(field for kind in nested.values() for field in kind.__struct_fields__),
+            ]
+            raise SettingsError(f"prepare: {name} is not a setting here{nearest(name, known)}")
+    return from_plain(plain, PrepareSettings, where="prepare")
+
+
+def _kept(settings: PrepareSettings, folder: Path) -> dict[str, Any]:
+    """The settings as the manifest keeps them: content instead of paths, and nothing of speed."""
+    kept = to_plain(settings)
+    for name in ("workers", "shard_tokens"):
+        del kept[name]
+    kept["tokenizer"] = files.sha256(folder / "tokenizer" / "tokenizer.json")
+    if settings.dictionary is not None:
+        kept["dictionary"] = files.sha256(Path(settings.dictionary))
+    return kept
+
+
+def _tell(manifest: Manifest) -> None:
+    share = manifest.num_unknown / manifest.num_tokens
+    words = f"{manifest.num_words:,} words, " if Mark.WORD.name in manifest.marks else ""
+    progress.say(
+        f"{manifest.num_tokens:,} tokens, {words}{manifest.num_sentences:,} sentences, "
+        f"{manifest.num_documents:,} documents; {share:.2%} of the tokens are unknown"
+    )
+    if share > _MUCH_UNKNOWN:
+        progress.say(
+            f"warning: {share:.1%} of the tokens are unknown to this tokenizer; learn one from this text "
+            "with `polyseme tokenizer learn`, or check --encoding"
+        )
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep other processes from preparing the same store, and clear away what a killed one left."""
+    lock = out.with_name(f".{out.name}.preparing")
+    with files.disk_errors(out), files.held(lock, purpose=f"preparing {out.name}"):
+        try:
+            for path in out.parent.iterdir():
+                if re.fullmatch(rf"\.{re.escape(out.name)}\.\d+\.part", path.name):
+                    shutil.rmtree(path)
+            yield
+        finally:
+            shutil.rmtree(lock, ignore_errors=True)

@@ -1,0 +1,95 @@
+"""The card of a model folder: polyseme.json, together with what transformers' files say of the same."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from polyseme.checkpoints.json_files import read_object
+from polyseme.checkpoints.model import FORMAT_VERSION, Card
+from polyseme.checkpoints.sentence_transformers import read_pooling
+from polyseme.errors import CheckpointError, SettingsError
+from polyseme.records import from_plain
+
+CARD = "polyseme.json"
+
+_PROBLEMS: dict[str | None, Literal["single", "multi"]] = {
+    None: "single",
+    "single_label_classification": "single",
+    "multi_label_classification": "multi",
+}
+"""`problem_type` of config.json; transformers takes an absent one for single labels."""
+
+
+def read_card(folder: Path, plain: dict[str, Any], *, classes: int | None) -> Card:
+    """The card of a folder, made up from config.json (`plain`) where transformers wrote the folder.
+
+    `classes` is the number of scores that the classifier gives; None where it is not read, and then the
+    card names no classes.
+    """
+    card = _own_card(folder, plain)
+    changes: dict[str, Any] = {"labels": None, "problem": None}
+    if classes is not None:
+        changes = {"labels": _labels(plain, classes, folder), "problem": _problem(plain, classes, folder)}
+        if card.labels is not None and card.labels != changes["labels"]:
+            raise CheckpointError(
+                f"{folder}: {CARD} names the classes {card.labels}, but config.json {changes['labels']}; "
+                "make them agree"
+            )
+    return msgspec.structs.replace(card, **changes, **read_pooling(folder))
+
+
+def classifier_settings(card: Card) -> dict[str, Any]:
+    """The keys of config.json that say what a classifier's scores mean."""
+    if not card.labels:
+        raise CheckpointError("a classifier is saved with the names of its classes; set labels in the card")
+    return {
+        "id2label": {str(index): label for index, label in enumerate(card.labels)},
+        "label2id": {label: index for index, label in enumerate(card.labels)},
+        "problem_type": {"single": "single_label_classification", "multi": "multi_label_classification"}[
+            card.problem or "single"
+        ],
+    }
+
+
+def _own_card(folder: Path, plain: dict[str, Any]) -> Card:
+    path = folder / CARD
+    family = plain["model_type"]
+    if not path.exists():
+        return Card(family=family)
+    content = read_object(path)
+    version = content.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format version {version}, this polyseme reads up to {FORMAT_VERSION}; "
+            "install a newer polyseme"
+        )
+    try:
+        card = from_plain(content, Card, where=str(path))
+    except SettingsError as error:
+        raise CheckpointError(str(error)) from error
+    if card.family != family:
+        raise CheckpointError(f"{path} says family {card.family!r}, but config.json {family!r}")
+    return card
+
+
+def _labels(plain: dict[str, Any], classes: int, folder: Path) -> list[str]:
+    names = plain.get("id2label") or {str(index): f"LABEL_{index}" for index in range(classes)}
+    if not isinstance(names, dict) or sorted(names) != sorted(str(index) for index in range(classes)):
+        raise CheckpointError(
+            f"{folder}/config.json: id2label must name the classes 0 to {classes - 1} of the classifier"
+        )
+    labels = [names[str(index)] for index in range(classes)]
+    if not all(isinstance(label, str) for label in labels) or len(set(labels)) < classes:
+        raise CheckpointError(f"{folder}/config.json: id2label must give every class a name of its own")
+    return labels
+
+
+def _problem(plain: dict[str, Any], classes: int, folder: Path) -> Literal["single", "multi"]:
+    kind = plain.get("problem_type")
+    if kind not in _PROBLEMS or (classes == 1 and kind is None):
+        raise CheckpointError(
+            f"{folder}/config.json: problem_type {kind or 'regression'!r} gives numbers and not classes, "
+            "which polyseme does not read as a classifier"
+        )
+    return _PROBLEMS[kind]

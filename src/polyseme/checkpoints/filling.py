@@ -1,0 +1,148 @@
+"""A file's tensors to ours, with every one of them accounted for."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from polyseme.checkpoints.formats import Format
+from polyseme.checkpoints.rules import Translation, cut
+from polyseme.checkpoints.weights import Stored, as_floats
+from polyseme.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What became of the tensors of a file, by the names they have there."""
+
+    used: dict[str, tuple[str, ...]]
+    """Each tensor that was read, and ours that it filled."""
+    unused: tuple[str, ...]
+    """Tensors of parts that were not asked for, ties, and buffers without weights."""
+
+
+def standard_names(format: Format, stored: Mapping[str, Stored]) -> dict[str, Stored]:
+    """The tensors by the names that the format's rules know: old endings renewed, a left-out prefix added."""
+    alone = not any(name.startswith(format.prefix) for name in stored)
+    standard: dict[str, Stored] = {}
+    for name, tensor in stored.items():
+        if alone and name.startswith(format.roots):
+            name = format.prefix + name
+        for old, new in format.old_names:
+            if name.endswith(old):
+                name = name.removesuffix(old) + new
+        if name in standard:
+            raise CheckpointError(
+                f"{tensor.file} holds {standard[name].name} and {tensor.name}, two names of one tensor"
+            )
+        standard[name] = tensor
+    return standard
+
+
+def parts_in(format: Format, stored: Mapping[str, Stored]) -> set[str]:
+    """The heads whose own tensor the file has, and "pooler" where it has any tensor of one."""
+    found = {head for head, mark in format.marks.items() if mark in stored or _twin(format, mark) in stored}
+    pooler = Translation(format.rules["pooler"])
+    return found | ({"pooler"} if any(pooler.ours(name) for name in stored) else set())
+
+
+def _twin(format: Format, name: str) -> str:
+    """The other name under which a tied tensor may be stored; empty where it has none."""
+    return next((twin for twin, end in format.ties.items() if end == name), "")
+
+
+def read_tensors(
+    format: Format,
+    stored: Mapping[str, Stored],
+    wanted: Mapping[str, Tensor],
+    *,
+    parts: Iterable[str],
+    where: Path,
+    dtype: torch.dtype,
+) -> tuple[dict[str, Tensor], Reading]:
+    """A tensor of `dtype` for each of `wanted`, from the standard names of the `parts` that are read.
+
+    `wanted` gives the shapes. Raises `CheckpointError` for a tensor that is missing or has another shape,
+    for one that nothing reads, and for a tie whose two ends differ.
+    """
+    parts = set(parts)
+    rules = {name: ours for part in ("backbone", *sorted(parts)) for name, ours in format.rules[part].items()}
+    groups = Translation(rules).groups(wanted)
+    sources = _sources(format, stored, groups, where)
+    _check_shapes(sources, groups, wanted)
+    read = {tensor.name for tensor in sources.values()}
+    rest = {name: tensor for name, tensor in stored.items() if tensor.name not in read}
+    if "masked-lm" in parts:
+        _check_ties(format, rest, sources)
+    _check_rest(format, rest, parts, where)
+
+    tensors: dict[str, Tensor] = {}
+    for name, ours in groups.items():
+        tensor = as_floats(sources[name], dtype)
+        tensors |= zip(ours, cut(tensor, [wanted[our_name].shape[0] for our_name in ours]), strict=True)
+    used = {sources[name].name: ours for name, ours in groups.items()}
+    return tensors, Reading(used, tuple(sorted(tensor.name for tensor in rest.values())))
+
+
+def _sources(
+    format: Format, stored: Mapping[str, Stored], groups: Mapping[str, tuple[str, ...]], where: Path
+) -> dict[str, Stored]:
+    """The stored tensor for each name; where only the other end of a tie was stored, that one."""
+    sources: dict[str, Stored] = {}
+    missing = []
+    for name in groups:
+        found = stored.get(name) or stored.get(_twin(format, name))
+        if found is None:
+            missing.append(name)
+        else:
+            sources[name] = found
+    if missing:
+        raise CheckpointError(
+            f"{where} lacks {_listed(missing)}; if a part is to start fresh, name it in fresh="
+        )
+    return sources
+
+
+def _check_shapes(
+    sources: Mapping[str, Stored], groups: Mapping[str, tuple[str, ...]], wanted: Mapping[str, Tensor]
+) -> None:
+    for name, ours in groups.items():
+        shapes = [tuple(wanted[our_name].shape) for our_name in ours]
+        expected = (sum(shape[0] for shape in shapes), *shapes[0][1:])
+        if sources[name].shape != expected:
+            raise CheckpointError(
+                f"{sources[name].file}: {sources[name].name} has the shape {list(sources[name].shape)}, "
+                f"but config.json asks for {list(expected)}"
+            )
+
+
+def _check_ties(format: Format, rest: Mapping[str, Stored], sources: Mapping[str, Stored]) -> None:
+    for name, end in format.ties.items():
+        if name in rest and not torch.equal(rest[name].read(), sources[end].read()):
+            raise CheckpointError(
+                f"{rest[name].file}: {rest[name].name} differs from {sources[end].name}; "
+                "polyseme computes both with one tensor"
+            )
+
+
+def _check_rest(format: Format, rest: Mapping[str, Stored], parts: set[str], where: Path) -> None:
+    """Refuse what nothing in the format explains, and what a part that is read should have used."""
+    others = [Translation(rules) for part, rules in format.rules.items() if part not in {"backbone", *parts}]
+    left = [
+        tensor.name
+        for name, tensor in rest.items()
+        if name not in format.buffers
+        and name not in format.ties
+        and not name.startswith(format.aside)
+        and not any(table.ours(name) for table in others)
+    ]
+    if left:
+        raise CheckpointError(f"{where} holds {_listed(left)}, for which this model has no place")
+
+
+def _listed(names: list[str]) -> str:
+    names = sorted(names)
+    more = f" and {len(names) - 4} more tensors" if len(names) > 4 else ""
+    return ", ".join(names[:4]) + more

@@ -1,0 +1,152 @@
+"""What a published family's folder looks like, as data; and the table of the families that are known."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+import msgspec
+
+from polyseme.checkpoints.rules import Rules
+from polyseme.errors import CheckpointError
+from polyseme.models.transformer.config import TransformerConfig
+
+FORMATS = {
+    "bert": "polyseme.checkpoints.bert:BERT",
+    "modernbert": "polyseme.checkpoints.modernbert:MODERNBERT",
+}
+"""By the `model_type` of config.json."""
+
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "gelu_python": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "swish": "silu",
+}
+"""The activations of config.json by our names; of several for one of ours, the first is written."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """How one family's folders say what our records and modules say."""
+
+    family: str
+    rules: Mapping[str, Rules]
+    """For `backbone`, `pooler` and each head: foreign names to ours; heads' names start with the head's."""
+    prefix: str
+    """What foreign names of the backbone start with, except where it was saved alone."""
+    roots: tuple[str, ...]
+    """What the names of a backbone that was saved alone start with."""
+    marks: Mapping[str, str]
+    """For each head the one foreign tensor that only this head has."""
+    architectures: Mapping[frozenset[str], str]
+    """The name of transformers' class for a set of heads; a set that is not listed cannot be saved."""
+    names: Mapping[str, str]
+    """Fields of `TransformerConfig` by the keys of config.json."""
+    defaults: Mapping[str, Any]
+    """What an absent key of config.json means."""
+    fixed: Mapping[str, Any]
+    """Fields of `TransformerConfig` that have only this value in the family."""
+    demanded: Mapping[str, tuple[Any, ...]]
+    """Keys of config.json that change what is computed, and their values that we compute."""
+    written: Mapping[str, Any]
+    """Keys of config.json that we always write."""
+    poolings: Mapping[str, Any]
+    """How a classifier pools, and what is written into config.json for it."""
+    read_more: Callable[[dict[str, Any]], dict[str, Any]]
+    """Further fields of `TransformerConfig`; raises `ValueError` for what we do not compute."""
+    write_more: Callable[[TransformerConfig], dict[str, Any]]
+    """Further keys of config.json."""
+    ties: Mapping[str, str]
+    """Foreign tensors of the masked-lm head that must equal another one, where both are stored."""
+    special_ids: Mapping[str, str] = field(default_factory=dict)
+    """Keys of config.json for tokens of the tokenizer, by the role of the token."""
+    old_names: tuple[tuple[str, str], ...] = ()
+    """Endings of foreign names that older files spell differently."""
+    buffers: tuple[str, ...] = ()
+    """Foreign tensors that hold no weights and are not read."""
+    aside: tuple[str, ...] = ()
+    """Starts of foreign names that belong to heads of other tasks, which we do not have."""
+    fresh_only: tuple[str, ...] = ()
+    """Fields of `TransformerConfig` that matter for fresh weights only, and that config.json leaves out."""
+
+
+def format_of(family: str) -> Format:
+    """The format of a family, or a `CheckpointError` that lists the known ones."""
+    if family not in FORMATS:
+        raise CheckpointError(
+            f"models of the family {family!r} cannot be read or written; known are {', '.join(FORMATS)}"
+        )
+    module, name = FORMATS[family].split(":")
+    found = getattr(import_module(module), name)
+    assert isinstance(found, Format)
+    return found
+
+
+def family_of(config: TransformerConfig) -> str:
+    """The family whose folders can say this configuration, or a `CheckpointError` that says why none can.
+
+    Ask before a long training, not after it.
+    """
+    reasons = []
+    for family in FORMATS:
+        try:
+            config_json(format_of(family), config)
+        except CheckpointError as error:
+            reasons.append(str(error))
+        else:
+            return family
+    raise CheckpointError("no known family has these choices: " + "; ".join(reasons))
+
+
+def read_config(format: Format, plain: dict[str, Any], *, where: str, pooler: bool) -> TransformerConfig:
+    """Our record from the content of config.json; a `CheckpointError` names the value that does not fit."""
+    for key, allowed in format.demanded.items():
+        if key in plain and plain[key] not in allowed:
+            raise CheckpointError(
+                f"{where}: {key} is {plain[key]!r}, which polyseme does not compute; "
+                f"it reads {' or '.join(map(repr, allowed))}"
+            )
+    fields: dict[str, Any] = {**format.fixed, "pooler": pooler}
+    for ours, theirs in format.names.items():
+        value = plain.get(theirs, format.defaults.get(theirs))
+        if ours == "activation":
+            if value not in ACTIVATIONS:
+                raise CheckpointError(
+                    f"{where}: {theirs} is {value!r}; polyseme computes {', '.join(ACTIVATIONS)}"
+                )
+            value = ACTIVATIONS[value]
+        fields[ours] = value
+    try:
+        fields |= format.read_more(plain)
+        return msgspec.convert(fields, TransformerConfig)
+    except ValueError as error:
+        message = str(error)
+        for ours, theirs in format.names.items():
+            message = message.replace(f"`$.{ours}`", theirs)
+        raise CheckpointError(f"{where}: {message}") from error
+
+
+def config_json(format: Format, config: TransformerConfig) -> dict[str, Any]:
+    """The content of config.json; a `CheckpointError` names a choice that the family does not have."""
+    fields = msgspec.structs.asdict(config)
+    for name, value in format.fixed.items():
+        if fields[name] != value and name not in format.fresh_only:
+            raise CheckpointError(
+                f"a {format.family} folder cannot say {name}={fields[name]!r}; in this family it is {value!r}"
+            )
+    plain: dict[str, Any] = {"model_type": format.family, **format.written}
+    for ours, theirs in format.names.items():
+        value = fields[ours]
+        if ours == "activation":
+            value = next(name for name, activation in ACTIVATIONS.items() if activation == value)
+        plain[theirs] = value
+    try:
+        plain |= format.write_more(config)
+    except ValueError as error:
+        raise CheckpointError(f"a {format.family} folder cannot say {error}") from error
+    return plain

@@ -1,0 +1,145 @@
+"""Model folders into memory: every tensor of the file used, every tensor of the model filled, or an error."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from polyseme.checkpoints.cards import read_card
+from polyseme.checkpoints.filling import Reading, read_tensors
+from polyseme.checkpoints.hub import resolve
+from polyseme.checkpoints.model import HEADS, Card, Model
+from polyseme.checkpoints.source import Source
+from polyseme.errors import CheckpointError, SettingsError
+from polyseme.models.heads import ClassificationHead, MaskedLMHead, PairHead
+from polyseme.models.initialising import initialise
+from polyseme.models.transformer.config import TransformerConfig
+from polyseme.models.transformer.model import Pooler, Transformer
+from polyseme.text.tokenizer import Tokenizer
+
+_TOKENIZERS = ("tokenizer.json", "vocab.txt", "merges.txt")
+
+
+def load(
+    name_or_folder: str | Path,
+    *,
+    heads: Sequence[str] = (),
+    fresh: Sequence[str] = (),
+    labels: Sequence[str] = (),
+    pooling: str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Model:
+    """The model of a folder or hub name, in evaluation mode, with the `heads` that are asked for.
+
+    `heads` come from the file; those in `fresh` start from random values (of torch's global generator)
+    instead, and those in both only where the file has none. "pooler" may be named beside the heads. A fresh
+    "classification" head needs the `labels`, and pools as `pooling` says. Weights become float32 unless
+    `dtype` says otherwise. Raises `CheckpointError` for what is missing, left over, damaged or of a kind
+    that we do not compute.
+
+    >>> model = load("hfl/chinese-bert-wwm-ext", heads=["masked-lm"])  # doctest: +SKIP
+    """
+    folder = resolve(name_or_folder)
+    model, _ = read_model(folder, heads=heads, fresh=fresh, labels=labels, pooling=pooling, dtype=dtype)
+    return model
+
+
+def heads_in(folder: Path) -> list[str]:
+    """The heads that a model folder has weights for."""
+    source = Source(folder)
+    return [head for head in HEADS if head in source.parts]
+
+
+def read_model(
+    folder: Path,
+    *,
+    heads: Sequence[str] = (),
+    fresh: Sequence[str] = (),
+    labels: Sequence[str] = (),
+    pooling: str | None = None,
+    dtype: torch.dtype | None = None,
+) -> tuple[Model, Reading]:
+    """As `load`, with an account of the tensors; `folder` is one on this machine."""
+    dtype = dtype or torch.float32
+    source = Source(folder)
+    read, drawn = source.choose(heads, fresh)
+    config = source.config(pooler="pooler" in {*read, *drawn})
+    classes = source.classes() if "classification" in read else None
+    card = read_card(folder, source.plain, classes=classes)
+    if "classification" in drawn:
+        card = _with_labels(card, labels)
+    how = source.pooling() if classes is not None else pooling or next(iter(source.format.poolings))
+
+    # Shapes come first, without memory: a damaged file may claim any size.
+    with torch.device("meta"):
+        backbone = Transformer(config)
+        modules = {head: _head(head, config, classes or 0, how) for head in HEADS if head in read}
+    wanted = {name: tensor for name, tensor in backbone.state_dict().items() if _is_read(name, read)}
+    for head, module in modules.items():
+        wanted |= {f"{head}.{name}": tensor for name, tensor in module.state_dict().items()}
+    tensors, reading = read_tensors(
+        source.format, source.stored, wanted, parts=read, where=source.folder, dtype=dtype
+    )
+
+    if "pooler" in drawn:
+        backbone.pooler = _fresh_pooler(config, dtype)
+        tensors |= {f"pooler.{name}": tensor for name, tensor in backbone.pooler.state_dict().items()}
+    _fill(backbone, tensors, prefix="", of=backbone.state_dict())
+    _compute_buffers(backbone, config)
+    for head, module in modules.items():
+        _fill(module, tensors, prefix=f"{head}.", of=module.state_dict())
+    for head in HEADS:
+        if head in drawn:
+            modules[head] = _head(head, config, len(labels), how).to(dtype)
+    for module in (backbone, *modules.values()):
+        module.eval()
+    return Model(backbone=backbone, heads=modules, tokenizer=_tokenizer(source, config), card=card), reading
+
+
+def _is_read(name: str, read: set[str]) -> bool:
+    return not name.startswith("pooler.") or "pooler" in read
+
+
+def _with_labels(card: Card, labels: Sequence[str]) -> Card:
+    if not labels:
+        raise SettingsError('a fresh "classification" head needs the names of its classes; pass labels=')
+    return msgspec.structs.replace(card, labels=list(labels), problem=card.problem or "single")
+
+
+def _head(name: str, config: TransformerConfig, classes: int, pooling: str) -> nn.Module:
+    if name == "masked-lm":
+        return MaskedLMHead(config)
+    if name == "next-sentence":
+        return PairHead(config)
+    return ClassificationHead(config, classes, pooling)
+
+
+def _fresh_pooler(config: TransformerConfig, dtype: torch.dtype) -> Pooler:
+    pooler = Pooler(config)
+    initialise(pooler, config)
+    return pooler.to(dtype)
+
+
+def _fill(module: nn.Module, tensors: Mapping[str, Tensor], *, prefix: str, of: Mapping[str, Tensor]) -> None:
+    module.load_state_dict({name: tensors[prefix + name] for name in of}, assign=True)
+
+
+def _compute_buffers(backbone: Transformer, config: TransformerConfig) -> None:
+    """Build again, with memory, the parts whose tables follow from the configuration and are not stored."""
+    for name, module in list(backbone.named_modules()):
+        if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
+            backbone.set_submodule(name, type(module)(config))
+
+
+def _tokenizer(source: Source, config: TransformerConfig) -> Tokenizer | None:
+    if not any((source.folder / name).exists() for name in _TOKENIZERS):
+        return None
+    tokenizer = Tokenizer.load(source.folder)
+    if tokenizer.vocab_size > config.vocab_size:
+        raise CheckpointError(
+            f"{source.folder}: the tokenizer has {tokenizer.vocab_size} tokens, "
+            f"the model only {config.vocab_size}"
+        )
+    return tokenizer

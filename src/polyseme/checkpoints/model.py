@@ -1,0 +1,66 @@
+"""What a model folder holds once it is in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from polyseme.records import Record
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from polyseme.models.transformer.model import Transformer
+    from polyseme.text.tokenizer import Tokenizer
+
+FORMAT_VERSION = 1
+
+HEADS = ("masked-lm", "next-sentence", "classification")
+"""The heads that a folder can hold, by the names they have in `Model.heads`."""
+
+
+class Card(Record, frozen=True):
+    """What a model is and how it was made: the file polyseme.json."""
+
+    family: str
+    """Which published layout the folder has: one of the table of formats."""
+    format_version: int = FORMAT_VERSION
+    """Version of this file; a reader refuses what is newer than itself."""
+    recipe: dict[str, Any] | None = None
+    """The recipe that the model was made with."""
+    made: dict[str, Any] = msgspec.field(default_factory=dict)
+    """How it was made: settings, seed, versions, fingerprint of the data."""
+    labels: list[str] | None = None
+    """Names of the classes, in the order of the classifier's scores."""
+    problem: Literal["single", "multi"] | None = None
+    """Whether a text has exactly one of the classes or any number of them."""
+    pooling: str | None = None
+    """How an embedding model makes one vector of a text; None for models that are none."""
+    normalize: bool = False
+    """Whether an embedding model's vectors have length 1."""
+    max_length: int | None = None
+    """The most tokens that an embedding model reads of a text, [CLS] and [SEP] included."""
+    prompt: str = ""
+    """What an embedding model reads before every text."""
+
+    def __post_init__(self) -> None:
+        if self.labels is not None and len(set(self.labels)) < len(self.labels):
+            twice = next(name for name in self.labels if self.labels.count(name) > 1)
+            raise ValueError(f"labels must differ, but {twice!r} stands there twice")
+
+
+@dataclass
+class Model:
+    """A network with its heads, its tokenizer and its card.
+
+    >>> model = load("runs/mini/model", heads=["masked-lm"])  # doctest: +SKIP
+    >>> model.heads["masked-lm"]  # doctest: +SKIP
+    """
+
+    backbone: Transformer
+    card: Card
+    heads: dict[str, nn.Module] = field(default_factory=dict)
+    """By the names of `HEADS`."""
+    tokenizer: Tokenizer | None = None

@@ -1,0 +1,136 @@
+"""Model folders out of memory, such that transformers and sentence-transformers read them too."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import safetensors.torch
+from torch import Tensor
+
+from polyseme.checkpoints.cards import CARD, classifier_settings
+from polyseme.checkpoints.formats import Format, config_json, format_of
+from polyseme.checkpoints.model import Model
+from polyseme.checkpoints.rules import Translation, join
+from polyseme.checkpoints.sentence_transformers import pooling_files
+from polyseme.errors import CheckpointError
+from polyseme.files import whole_folder
+from polyseme.models.heads import ClassificationHead
+from polyseme.records import to_json
+
+
+def save(model: Model, folder: str | Path, *, replace: bool = False) -> None:
+    """Write a model folder, whole or not at all; an existing one only gives way with `replace`.
+
+    Raises `CheckpointError` for what such a folder cannot say, before anything is written.
+    """
+    files = files_of(model)
+    with whole_folder(Path(folder), replace=replace) as building:
+        for name, content in files.items():
+            path = building / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
+
+
+def files_of(model: Model) -> dict[str, bytes]:
+    """What `save` writes, by name: for those who put the files in place themselves."""
+    format = format_of(model.card.family)
+    config = model.backbone.config
+    files = {"config.json": to_json(_settings(model, format)), "model.safetensors": _weights(model, format)}
+    if model.tokenizer is not None:
+        files |= model.tokenizer.files(
+            token_type_ids=config.type_vocab_size > 0, max_length=config.max_position_embeddings
+        )
+    files[CARD] = to_json(_card(model))
+    if model.card.pooling is not None:
+        files |= pooling_files(
+            model.card, hidden_size=config.hidden_size, max_positions=config.max_position_embeddings
+        )
+    return files
+
+
+def _card(model: Model) -> Any:
+    if "classification" in model.heads:
+        return model.card
+    return msgspec.structs.replace(model.card, labels=None, problem=None)
+
+
+def _settings(model: Model, format: Format) -> dict[str, Any]:
+    """The content of config.json."""
+    architecture = format.architectures.get(frozenset(model.heads))
+    if architecture is None:
+        known = " or ".join(", ".join(sorted(heads)) for heads in format.architectures if heads)
+        raise CheckpointError(
+            f"a {format.family} folder cannot hold the heads {', '.join(sorted(model.heads))}; "
+            f"it holds {known}"
+        )
+    config = model.backbone.config
+    plain = config_json(format, config) | {
+        "architectures": [architecture],
+        "dtype": str(model.backbone.embeddings.tokens.weight.dtype).removeprefix("torch."),
+        "tie_word_embeddings": True,
+    }
+    if model.tokenizer is not None:
+        plain |= _special_ids(model, format)
+    head = model.heads.get("classification")
+    if isinstance(head, ClassificationHead):
+        plain |= classifier_settings(model.card) | _pooling(head, format)
+        if head.dense.out_features != len(model.card.labels or ()):
+            raise CheckpointError(
+                f"the classifier gives {head.dense.out_features} scores, but the card names "
+                f"{len(model.card.labels or ())} classes"
+            )
+    return plain
+
+
+def _pooling(head: ClassificationHead, format: Format) -> dict[str, Any]:
+    if head.pooling not in format.poolings:
+        raise CheckpointError(
+            f"a {format.family} folder cannot say that its classifier pools by {head.pooling!r}; "
+            f"build the head with {' or '.join(map(repr, format.poolings))}"
+        )
+    written: dict[str, Any] = format.poolings[head.pooling]
+    return written
+
+
+def _special_ids(model: Model, format: Format) -> dict[str, int]:
+    tokenizer, config = model.tokenizer, model.backbone.config
+    assert tokenizer is not None
+    if tokenizer.vocab_size > config.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens and the model only {config.vocab_size}"
+        )
+    if "padding" in tokenizer.special_tokens and tokenizer.padding_id != config.padding_id:
+        raise CheckpointError(
+            f"the tokenizer fills rows up with token {tokenizer.padding_id}, "
+            f"the model with {config.padding_id}"
+        )
+    return {
+        key: getattr(tokenizer, f"{role}_id")
+        for key, role in format.special_ids.items()
+        if role in tokenizer.special_tokens
+    }
+
+
+def _weights(model: Model, format: Format) -> bytes:
+    """The bytes of model.safetensors, with the tensors by the family's names."""
+    tensors: dict[str, Tensor] = dict(model.backbone.state_dict())
+    parts = ["backbone", "pooler", *model.heads]
+    for head, module in model.heads.items():
+        tensors |= {f"{head}.{name}": tensor for name, tensor in module.state_dict().items()}
+    rules = {name: ours for part in parts for name, ours in format.rules[part].items()}
+    theirs = {
+        name: join(_own_rows(our_name, tensors[our_name], model) for our_name in ours)
+        .detach()
+        .cpu()
+        .contiguous()
+        for name, ours in Translation(rules).groups(tensors).items()
+    }
+    content: bytes = safetensors.torch.save(theirs, metadata={"format": "pt"})
+    return content
+
+
+def _own_rows(name: str, tensor: Tensor, model: Model) -> Tensor:
+    """The tensor without the rows that pad the vocabulary for speed."""
+    if name in ("embeddings.tokens.weight", "masked-lm.bias"):
+        return tensor[: model.backbone.config.vocab_size]
+    return tensor

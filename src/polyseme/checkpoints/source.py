@@ -1,0 +1,92 @@
+"""A model folder, opened: its settings, and which parts of a model its file holds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from polyseme.checkpoints.filling import parts_in, standard_names
+from polyseme.checkpoints.formats import format_of, read_config
+from polyseme.checkpoints.json_files import read_object
+from polyseme.checkpoints.model import HEADS
+from polyseme.checkpoints.sentence_transformers import transformer_folder
+from polyseme.checkpoints.weights import open_weights
+from polyseme.errors import CheckpointError, SettingsError
+from polyseme.models.transformer.config import TransformerConfig
+from polyseme.records import nearest
+
+_PARTS = (*HEADS, "pooler")
+
+
+class Source:
+    """A model folder, opened: its settings, and its tensors by the names of its family's rules."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = transformer_folder(folder)
+        self.plain = read_object(self.folder / "config.json")
+        family = self.plain.get("model_type")
+        if family is None:
+            raise CheckpointError(f"{self.folder}/config.json names no model_type; add it, for instance bert")
+        self.format = format_of(str(family))
+        self.stored = standard_names(self.format, open_weights(self.folder))
+        self.parts = parts_in(self.format, self.stored)
+        if not self._classifies():
+            self.parts -= {"classification"}
+
+    def choose(self, heads: Sequence[str], fresh: Sequence[str]) -> tuple[set[str], set[str]]:
+        """The parts to read from the file and those to draw afresh."""
+        for part in (*heads, *fresh):
+            if part not in _PARTS:
+                raise SettingsError(
+                    f"a model has no part {part!r}{nearest(part, _PARTS)}; parts are {', '.join(_PARTS)}"
+                )
+            if not self.format.rules.get(part):
+                raise CheckpointError(f"a model of the family {self.format.family} has no {part}")
+        drawn = {part for part in fresh if part not in heads or part not in self.parts}
+        read = {*heads, *(self.parts & {"pooler"})} - drawn
+        if absent := sorted(read - self.parts):
+            kind = (
+                f" (its architectures: {', '.join(self._architectures())})" if self._architectures() else ""
+            )
+            raise CheckpointError(
+                f"{self.folder} has no {absent[0]}{kind}; to begin with random values, name it in fresh="
+            )
+        return self._with_pooler(read, drawn), drawn
+
+    def _with_pooler(self, read: set[str], drawn: set[str]) -> set[str]:
+        needs = sorted({*read, *drawn} & {"next-sentence", "classification"})
+        if needs and self.format.rules["pooler"] and "pooler" not in {*read, *drawn}:
+            raise CheckpointError(
+                f"{self.folder} has no pooler, which {needs[0]} reads; "
+                'to begin with random values, name "pooler" in fresh= too'
+            )
+        return read
+
+    def config(self, *, pooler: bool) -> TransformerConfig:
+        where = f"{self.folder}/config.json"
+        config = read_config(self.format, self.plain, where=where, pooler=pooler)
+        if config.num_layers > len(self.stored):
+            raise CheckpointError(
+                f"{where} says {config.num_layers} layers, but the weights are {len(self.stored)} tensors"
+            )
+        return config
+
+    def classes(self) -> int:
+        """How many scores the stored classifier gives."""
+        shape = self.stored[self.format.marks["classification"]].shape
+        return shape[0] if shape else 0
+
+    def pooling(self) -> str:
+        """How the stored classifier pools."""
+        for how, written in self.format.poolings.items():
+            if all(self.plain.get(key, value) == value for key, value in written.items()):
+                return how
+        raise CheckpointError(
+            f"{self.folder}/config.json: its classifier's pooling is not one that we compute"
+        )
+
+    def _architectures(self) -> list[str]:
+        named = self.plain.get("architectures") or []
+        return list(map(str, named)) if isinstance(named, list) else [str(named)]
+
+    def _classifies(self) -> bool:
+        """Whether the tensors named `classifier` judge texts; other tasks give theirs the same name."""
+        return self.format.architectures[frozenset({"classification"})] in self._architectures()

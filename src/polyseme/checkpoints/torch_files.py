@@ -1,0 +1,43 @@
+"""PyTorch's pickled files, read as tensors and nothing else."""
+
+import pickle
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from polyseme.errors import CheckpointError
+
+_FORBIDDEN = re.compile(r"GLOBAL (\S+)")
+
+
+def read_torch_file(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `.bin` file by name.
+
+    A pickle can name any function to be called. torch's restricted unpickler calls none but those that
+    rebuild tensors; a file that asks for another is refused, and the error names what it asked for.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if forbidden := _FORBIDDEN.search(str(error)):
+            raise CheckpointError(
+                f"{path} is not only weights: it asks to call {forbidden.group(1)}; "
+                "polyseme runs no code from files, use a safetensors version of the model"
+            ) from error
+        raise CheckpointError(f"{path} is not a file of tensors: {_first_line(error)}") from error
+    except Exception as error:  # A damaged pickle raises whatever its bytes happen to say.
+        raise CheckpointError(f"{path} is damaged or cut off: {_first_line(error)}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not tensors by name")
+    for name, tensor in content.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor) or tensor.layout != torch.strided:
+            raise CheckpointError(
+                f"{path}: the entry {name!r} is a {type(tensor).__name__}, not a plain tensor"
+            )
+    return {name: tensor.detach() for name, tensor in content.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,7 @@
+"""What is predicted: the corruption and the loss of one objective in one file, and the table of them all."""
+
+OBJECTIVES: dict[str, str] = {
+    "masked-lm": "polyseme.objectives.masked_lm:MaskedLM",
+    "next-sentence": "polyseme.objectives.next_sentence:NextSentence",
+}
+"""Import paths, so that help and recipes never load torch."""

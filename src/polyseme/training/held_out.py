@@ -1,0 +1,35 @@
+"""Held-out text: the same batches at every report, and what word frequencies alone would score on them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from polyseme.models.batch import Batch
+from polyseme.text.store import Store
+from polyseme.training.loader import Loader
+
+MOST_BATCHES = 16
+
+
+def held_out_batches(loader: Loader) -> list[Batch]:
+    """The first batches of the loader's documents, corrupted as at the end of training."""
+    samples = loader.corruption.plan(
+        loader.store, loader.documents, length=loader.length, seed=loader.seed, epoch=0
+    )
+    numbers = np.arange(min(len(samples), MOST_BATCHES * loader.batch_size))
+    return [
+        loader.batch(samples, chosen, epoch=0, progress=1.0)
+        for chosen in np.array_split(numbers, -(-len(numbers) // loader.batch_size) or 1)
+    ]
+
+
+def unigram_level(store: Store, batches: Sequence[Batch]) -> float | None:
+    """Cross-entropy of the batches' targets under the store's word frequencies (add-one), in nats."""
+    labels = [
+        batch.labels.numpy() for batch in batches if batch.predicted is not None and batch.labels is not None
+    ]
+    if not labels:
+        return None
+    counts = store.counts.astype(np.float64) + 1
+    logs = np.log(counts / counts.sum())
+    return float(-logs[np.concatenate(labels)].mean())

@@ -1,0 +1,68 @@
+"""The journal: one JSON line per report, and the curves drawn from it."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from polyseme.errors import MissingExtra
+from polyseme.files import write_whole
+
+
+class Journal:
+    """Lines of a run, added at the end of `journal.jsonl`; a line cut off by a crash is dropped."""
+
+    def __init__(self, path: Path, *, step: int) -> None:
+        """Go on after `step`: what was written beyond it is of a future that a resume undoes."""
+        self.path = path
+        kept = [line for line in read_journal(path) if line.get("step", 0) <= step]
+        write_whole(path, b"".join(msgspec.json.encode(line) + b"\n" for line in kept))
+        self._file = path.open("ab", buffering=0)
+
+    def write(self, **figures: Any) -> None:
+        """Add one line."""
+        self._file.write(msgspec.json.encode(figures) + b"\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_journal(path: Path) -> list[dict[str, Any]]:
+    """The journal's lines; none if there is no file."""
+    lines = []
+    if path.exists():
+        for line in path.read_bytes().splitlines():
+            try:
+                lines.append(msgspec.json.decode(line))
+            except msgspec.DecodeError:
+                continue
+    return lines
+
+
+def draw_curves(journal: Path, picture: Path) -> None:
+    """Loss over steps, training and held-out, with the unigram level, as SVG.
+
+    Raises `MissingExtra` without matplotlib (extra "plots").
+    """
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtra("matplotlib", extra="plots") from error
+    lines = read_journal(journal)
+    with matplotlib.rc_context({"svg.fonttype": "none"}):
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        axes = figure.subplots()
+        for kind, label in (("train", "training"), ("held-out", "held out")):
+            chosen = [line for line in lines if line["kind"] == kind]
+            for part in sorted({name for line in chosen for name in line["parts"]}):
+                points = [(line["step"], line["parts"][part]) for line in chosen if part in line["parts"]]
+                style = {"alpha": 0.5} if kind == "train" else {"marker": "o", "markersize": 3}
+                axes.plot(*zip(*points, strict=True), label=f"{part}, {label}", **style)
+        if levels := [line["unigram"] for line in lines if line["kind"] == "held-out" and "unigram" in line]:
+            axes.axhline(levels[-1], color="grey", linestyle=":", label="unigram level")
+        axes.set_xlabel("step")
+        axes.set_ylabel("loss (nats)")
+        axes.legend()
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(picture, format="svg")

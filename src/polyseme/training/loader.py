@@ -1,0 +1,120 @@
+"""The loader: any batch of any epoch by its place, prepared ahead in a thread."""
+
+import queue
+import threading
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from polyseme.models.batch import Batch
+from polyseme.objectives.contract import Corruption
+from polyseme.objectives.rows import lay_out
+from polyseme.objectives.samples import Integers, Samples, order
+from polyseme.seeding import RowGenerator
+from polyseme.text.store import Store
+
+_AHEAD = 4
+
+
+@dataclass(frozen=True)
+class Position:
+    """The place of a batch: its epoch, and its number in it."""
+
+    epoch: int = 0
+    batch: int = 0
+
+
+@dataclass(frozen=True)
+class Loader:
+    """Batches as a pure function of (seed, position): nothing is skipped over, nothing is remembered."""
+
+    store: Store
+    corruption: Corruption
+    documents: Integers
+    length: int
+    batch_size: int
+    seed: int
+
+    def batches(self, start: Position, progress: Callable[[int], float]) -> Iterator[tuple[Batch, Position]]:
+        """The batches from `start` on without end, each with the place of the one after it.
+
+        `progress(i)` says how far the training is when it reads the i-th of them. A last batch that is
+        not full is left out, unless it is the only one of its epoch.
+        """
+        drawn, position = 0, start
+        while True:
+            chance = self.corruption.chance_epoch(position.epoch)
+            samples = self.corruption.plan(
+                self.store, self.documents, length=self.length, seed=self.seed, epoch=chance
+            )
+            if not len(samples):
+                raise ValueError("the store gives no sample; it needs at least one document with text")
+            sequence = order(samples, seed=self.seed, epoch=position.epoch)
+            count = max(1, len(sequence) // self.batch_size)
+            for number in range(position.batch, count):
+                chosen = sequence[number * self.batch_size : (number + 1) * self.batch_size]
+                epoch = position.epoch
+                position = Position(epoch, number + 1) if number + 1 < count else Position(epoch + 1)
+                yield self.batch(samples, chosen, epoch=chance, progress=progress(drawn)), position
+                drawn += 1
+
+    def batch(self, samples: Samples, chosen: Integers, *, epoch: int, progress: float) -> Batch:
+        """The batch of the chosen samples."""
+        rows = lay_out(self.store, samples, chosen, length=self.length, progress=progress)
+        arrays = self.corruption(rows, RowGenerator(chosen, self.seed, "corruption", epoch))
+        return Batch(
+            **{name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+        )
+
+
+def ahead(batches: Iterator[tuple[Batch, Position]]) -> Generator[tuple[Batch, Position]]:
+    """The same batches, prepared up to a few ahead in a thread of their own."""
+    ready: queue.Queue[tuple[Batch, Position] | BaseException] = queue.Queue(_AHEAD)
+    stopped = threading.Event()
+
+    def put(item: tuple[Batch, Position] | BaseException) -> None:
+        while not stopped.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+
+    def work() -> None:
+        try:
+            for item in batches:
+                put(item)
+                if stopped.is_set():
+                    return
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=work, name="loader", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item = ready.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def split_documents(store: Store, *, held_out: float, most_tokens: int) -> tuple[Integers, Integers]:
+    """The documents to train on, and those kept for the held-out loss: chosen by number, for any seed.
+
+    Held out are at most `most_tokens`; a store of one document holds nothing out.
+    """
+    everything = np.arange(store.num_documents)
+    lot = RowGenerator(everything, 0, "held out").random(1)[:, 0]
+    candidates = everything[lot < held_out]
+    sizes = store.document_starts[candidates + 1] - store.document_starts[candidates]
+    kept = candidates[np.cumsum(sizes) <= most_tokens]
+    if held_out > 0 and not len(kept) and store.num_documents > 1:
+        smallest = np.argmin(np.diff(store.document_starts))
+        kept = everything[smallest : smallest + 1]
+    return np.setdiff1d(everything, kept), kept

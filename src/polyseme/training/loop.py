@@ -1,0 +1,145 @@
+"""The training loop: a module that turns a batch into a loss, and nothing else is known of it."""
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from polyseme.errors import PolysemeError
+from polyseme.models.batch import Batch, Loss
+from polyseme.training.optimizers import Optimizers
+
+MOST_BAD_STEPS = 10
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step was like."""
+
+    number: int
+    """Steps done, this one included."""
+    loss: float
+    parts: dict[str, float]
+    tokens: int
+    """Real tokens read, padding left out."""
+    seconds: float
+    gradient_norm: float
+    skipped: bool
+    """The loss or its gradient was not finite, so the weights were left as they were."""
+
+
+class LossError(PolysemeError):
+    """The loss is not finite, step after step."""
+
+
+def train(
+    compute: Callable[[Batch], Loss],
+    batches: Iterable[Batch],
+    optimizers: Optimizers,
+    *,
+    factor: Callable[[int], float],
+    after: Callable[[Step], bool],
+    first: int = 0,
+    accumulation: int = 1,
+    clip: float | None = 1.0,
+    precision: Literal["fp32", "bf16"] = "fp32",
+    device: torch.device | str = "cpu",
+) -> None:
+    """Step after step until `after(step)` says True or the batches end.
+
+    `factor(done)` scales the learning rates once `done` steps are done; `first` steps were done before.
+    Gradients of `accumulation` batches are averaged. A step whose loss or gradient is not finite is left
+    out; `MOST_BAD_STEPS` of them in a row raise `LossError`.
+    """
+    number, bad, stream = first, 0, iter(batches)
+    while group := list(islice(stream, accumulation)):
+        begin = time.perf_counter()
+        losses = []
+        for batch in group:
+            with autocast(precision, device):
+                loss = compute(batch.to(device))
+            torch.autograd.backward(loss.total / len(group))
+            losses.append(loss)
+        norm = gradient_norm(optimizers.parameters, clip)
+        value = sum(float(loss.total.detach()) for loss in losses) / len(group)
+        good = bool(torch.isfinite(torch.tensor(value + norm)))
+        if good:
+            optimizers.step(factor=factor(number))
+        optimizers.zero_grad()
+        bad, number = 0 if good else bad + 1, number + 1
+        if bad == MOST_BAD_STEPS:
+            raise LossError(
+                f"the loss was not finite in the last {bad} steps, up to step {number}; "
+                "lower the learning rate, or look at the data with `polyseme show masks`"
+            )
+        step = Step(
+            number=number,
+            loss=value,
+            parts=_mean_parts(losses),
+            tokens=sum(count_tokens(batch) for batch in group),
+            seconds=time.perf_counter() - begin,
+            gradient_norm=norm,
+            skipped=not good,
+        )
+        if after(step):
+            return
+
+
+def autocast(
+    precision: Literal["fp32", "bf16"], device: torch.device | str
+) -> AbstractContextManager[object]:
+    """Matrix products in bfloat16, sums and norms in float32; or everything in float32."""
+    if precision == "fp32":
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
+
+
+def gradient_norm(parameters: list[Tensor], clip: float | None) -> float:
+    """The norm of all gradients together, which are scaled down to `clip` if it is longer."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return 0.0
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if clip is not None and torch.isfinite(norm):
+        torch.nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+    return float(norm)
+
+
+def count_tokens(batch: Batch) -> int:
+    """Real tokens of a batch: padding is no work done."""
+    if batch.attention_mask is None:
+        return batch.input_ids.numel()
+    return int(batch.attention_mask.sum())
+
+
+@torch.no_grad()
+def mean_loss(
+    module: nn.Module,
+    compute: Callable[[Batch], Loss],
+    batches: Iterable[Batch],
+    *,
+    precision: Literal["fp32", "bf16"],
+    device: torch.device | str,
+) -> dict[str, float]:
+    """Each part of the loss over the batches, weighted by their predictions; dropout is off meanwhile."""
+    module.eval()
+    sums: dict[str, float] = {}
+    total = 0
+    for batch in batches:
+        with autocast(precision, device):
+            loss = compute(batch.to(device))
+        for name, value in loss.parts.items():
+            sums[name] = sums.get(name, 0.0) + float(value) * loss.predictions
+        total += loss.predictions
+    module.train()
+    return {name: value / max(1, total) for name, value in sums.items()}
+
+
+def _mean_parts(losses: list[Loss]) -> dict[str, float]:
+    return {name: sum(float(loss.parts[name]) for loss in losses) / len(losses) for name in losses[0].parts}

@@ -1,0 +1,68 @@
+"""How the learning rate goes: a factor from 0 to 1 as a pure function of the steps done."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+def linear(step: int, *, warmup_steps: int, total_steps: int, cooldown: float) -> float:
+    """A straight line from 1 at step 0 to 0 at the end; warm-up cuts its beginning off.
+
+    So the highest factor is 1 − warmup/total, as in BERT's published code.
+    """
+    return step / warmup_steps if step < warmup_steps else max(0.0, 1 - step / total_steps)
+
+
+def cosine(step: int, *, warmup_steps: int, total_steps: int, cooldown: float) -> float:
+    """Half a cosine from 1 after the warm-up to 0 at the end."""
+    if step < warmup_steps:
+        return step / warmup_steps
+    done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def warmup_stable_decay(step: int, *, warmup_steps: int, total_steps: int, cooldown: float) -> float:
+    """1 until the last `cooldown` of the steps, then 1 − √ of the way through them.
+
+    Hägele et al. 2024, "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations".
+    """
+    if step < warmup_steps:
+        return step / warmup_steps
+    first = (1 - cooldown) * total_steps
+    if step <= first:
+        return 1.0
+    return max(0.0, 1 - math.sqrt((step - first) / (total_steps - first)))
+
+
+def constant(step: int, *, warmup_steps: int, total_steps: int, cooldown: float) -> float:
+    """1 after the warm-up."""
+    return min(1.0, step / warmup_steps) if warmup_steps else 1.0
+
+
+SCHEDULES: dict[str, Callable[..., float]] = {
+    "constant": constant,
+    "cosine": cosine,
+    "linear": linear,
+    "warmup-stable-decay": warmup_stable_decay,
+}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A schedule with its numbers; `warmup` below 1 is a share of all steps, else their number."""
+
+    name: str
+    total_steps: int
+    warmup: float = 0.0
+    cooldown: float = 0.4
+
+    @property
+    def warmup_steps(self) -> int:
+        steps = self.warmup * self.total_steps if self.warmup < 1 else self.warmup
+        return min(int(steps), self.total_steps)
+
+    def __call__(self, step: int) -> float:
+        """The factor for the step after `step` steps are done."""
+        return SCHEDULES[self.name](
+            step, warmup_steps=self.warmup_steps, total_steps=self.total_steps, cooldown=self.cooldown
+        )

@@ -1,0 +1,136 @@
+"""What a training run is made of, as records; torch-free, so that help and recipes load fast."""
+
+from typing import Any, Literal
+
+from polyseme.devices import Precision
+from polyseme.records import Record
+
+
+class TrainingSettings(Record, frozen=True, kw_only=True):
+    """How a model is trained."""
+
+    length: int = 128
+    """Tokens in a row, special ones included."""
+    batch_size: int = 32
+    """Rows in a batch."""
+    accumulation: int = 1
+    """Batches whose gradients are added up before a step."""
+    steps: int = 1_000_000
+    """Steps when neither --steps nor --minutes is given."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: Muon for the matrices inside layers, AdamW for the rest."""
+    learning_rate: float = 1e-4
+    """Of AdamW, at its highest."""
+    matrix_learning_rate: float = 1e-3
+    """Of Muon, at its highest; its updates are scaled to AdamW's size."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of AdamW's two averages."""
+    epsilon: float = 1e-8
+    """AdamW's small number."""
+    bias_correction: bool = True
+    """Off: AdamW as BERT has it."""
+    weight_decay: float = 0.01
+    """Decoupled; biases and norms are left out."""
+    schedule: Literal["linear", "cosine", "warmup-stable-decay", "constant"] = "linear"
+    """How the learning rate goes after its warm-up."""
+    warmup: float = 0.01
+    """Steps of warm-up: below 1 a share of all steps, else their number."""
+    cooldown: float = 0.4
+    """Share of the steps over which warmup-stable-decay falls to 0 (as 1 − √)."""
+    clip: float | None = 1.0
+    """Largest norm of the gradient. None: no clipping."""
+    held_out: float = 0.005
+    """Share of the documents kept for the held-out loss, at most 2,000 rows of them."""
+
+    def __post_init__(self) -> None:
+        for name in ("length", "batch_size", "accumulation", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.length < 8:
+            raise ValueError(f"length must be at least 8 tokens, got {self.length}")
+        for name in ("learning_rate", "matrix_learning_rate", "epsilon"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if self.warmup < 0:
+            raise ValueError(f"warmup must not be negative, got {self.warmup}")
+        if not 0 < self.cooldown <= 1:
+            raise ValueError(f"cooldown is a share of the steps, above 0 and up to 1, got {self.cooldown}")
+        if not 0 <= self.held_out < 0.5:
+            raise ValueError(f"held_out is a share from 0 to below 0.5, got {self.held_out}")
+
+
+class Paper(Record, frozen=True, kw_only=True):
+    """Where a system was published."""
+
+    authors: str
+    year: int
+    title: str
+    url: str
+
+
+class Recipe(Record, frozen=True, kw_only=True):
+    """One published system: everything from tokenizer to training, as its TOML file says it."""
+
+    title: str
+    """What it is, in one line."""
+    paper: Paper
+    notes: str = ""
+    """What a user should know before choosing it."""
+    tokenizer: dict[str, Any]
+    """Settings for `polyseme tokenizer learn`."""
+    family: Literal["bert", "modernbert"]
+    """The layout on disk."""
+    model: dict[str, Any]
+    """Fields of the model that all sizes share."""
+    sizes: dict[str, dict[str, Any]]
+    """Fields of the model that make a size."""
+    default_size: str
+    """The size when none is asked for."""
+    objectives: list[dict[str, Any]]
+    """Each with its `name` and settings; several share one pass."""
+    training: TrainingSettings
+
+    def __post_init__(self) -> None:
+        if self.default_size not in self.sizes:
+            raise ValueError(f"default_size {self.default_size!r} is not among the sizes {list(self.sizes)}")
+        if not self.objectives:
+            raise ValueError("objectives must name at least one objective")
+
+
+class PretrainSettings(Record, frozen=True, kw_only=True):
+    """Options of `polyseme pretrain`."""
+
+    size: str | None = None
+    """tiny, mini, small, base …: a size of the recipe. None: its default."""
+    steps: int | None = None
+    """Train for so many steps. None: as the recipe says."""
+    minutes: float | None = None
+    """Train for about so long instead; the number of steps follows from the speed of this machine."""
+    seed: int = 0
+    """Of weights, order and masks: the same seed gives the same run."""
+    from_model: str | None = None
+    """Go on from this model (folder or hub name) instead of random weights: domain adaptation."""
+    change: tuple[str, ...] = ()
+    """Changes to the recipe, such as training.length=256 or objectives.0.rate=0.3."""
+    precision: Precision = "auto"
+    """fp32, bf16, or auto: bf16 where the hardware has it."""
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda where there is a card."""
+    threads: int | None = None
+    """Threads of computation. None: one for each core this process may use."""
+    save_every: float = 5.0
+    """Minutes between two saved states."""
+    save_steps: int | None = None
+    """Steps between two saved states, instead of minutes."""
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.minutes is not None:
+            raise ValueError("steps and minutes exclude each other; give one of them")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if self.minutes is not None and self.minutes <= 0:
+            raise ValueError(f"minutes must be above 0, got {self.minutes}")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads must be at least 1, got {self.threads}")
+        if self.save_every <= 0 or (self.save_steps is not None and self.save_steps < 1):
+            raise ValueError("save_every and save_steps must be above 0")

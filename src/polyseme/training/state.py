@@ -1,0 +1,116 @@
+"""The exact state of a run on disk: weights, optimizers, position; whole or not at all.
+
+A state is a folder `state/step-00000100`, built under a temporary name, synced and renamed, with the
+hashes of its files in `state.json`, written last. The one before it goes only after the new one stands, so
+whatever stops the program, a complete state is there.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+import torch.nn as nn
+from safetensors.torch import load as tensors_from
+from safetensors.torch import save as bytes_of
+from torch import Tensor
+
+from polyseme.errors import CheckpointError
+from polyseme.files import sha256, whole_folder, write_whole
+from polyseme.records import Record, to_json
+from polyseme.training.loader import Position
+from polyseme.training.optimizers import Optimizers
+
+_WEIGHTS, _OPTIMIZERS, _STATE = "weights.safetensors", "optimizers.safetensors", "state.json"
+
+
+class Progress(Record, frozen=True, kw_only=True):
+    """Where a run stands, beside its tensors."""
+
+    step: int
+    """Steps done."""
+    epoch: int
+    batch: int
+    """The next batch's place in its epoch."""
+    tokens: int
+    """Real tokens read so far."""
+    seconds: float
+    """Time spent in training, over all starts."""
+    total_steps: int
+    settled: bool
+    """Whether `total_steps` is final (with --minutes it is an estimate until the cooldown begins)."""
+    environment: dict[str, str | int]
+    files: dict[str, str] = {}  # noqa: RUF012  msgspec copies it for every record
+    """SHA-256 of the files beside this one."""
+
+    @property
+    def position(self) -> Position:
+        return Position(self.epoch, self.batch)
+
+
+def save_state(folder: Path, module: nn.Module, optimizers: Optimizers, progress: Progress) -> None:
+    """Write `folder/step-…`, then remove the states before it."""
+    target = folder / f"step-{progress.step:08}"
+    with whole_folder(target, replace=True) as building:
+        write_whole(building / _WEIGHTS, bytes_of(_contiguous(module.state_dict())))
+        write_whole(building / _OPTIMIZERS, bytes_of(_optimizer_tensors(optimizers)))
+        hashes = {name: sha256(building / name) for name in (_WEIGHTS, _OPTIMIZERS)}
+        write_whole(building / _STATE, to_json(msgspec.structs.replace(progress, files=hashes)))
+    for old in folder.glob("step-*"):
+        if old != target:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def newest_state(folder: Path) -> Path | None:
+    """The furthest complete state below `folder`; damaged ones are passed over. None if none was written."""
+    found = sorted(folder.glob("step-*"), reverse=True)
+    for candidate in found:
+        if _complete(candidate):
+            return candidate
+    if found:
+        raise CheckpointError(f"{found[0]} is damaged, and there is no other state; start in another folder")
+    return None
+
+
+def load_state(folder: Path, module: nn.Module, optimizers: Optimizers) -> Progress:
+    """Fill module, optimizers and torch's generator from one state."""
+    progress = msgspec.json.decode((folder / _STATE).read_bytes(), type=Progress)
+    module.load_state_dict(tensors_from((folder / _WEIGHTS).read_bytes()))
+    _load_optimizers(optimizers, tensors_from((folder / _OPTIMIZERS).read_bytes()))
+    return progress
+
+
+def _complete(folder: Path) -> bool:
+    try:
+        progress = msgspec.json.decode((folder / _STATE).read_bytes(), type=Progress)
+        return bool(progress.files) and all(
+            sha256(folder / name) == digest for name, digest in progress.files.items()
+        )
+    except (OSError, msgspec.DecodeError):
+        return False
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _optimizer_tensors(optimizers: Optimizers) -> dict[str, Tensor]:
+    """Every tensor of the optimizers' states by `member.parameter.name`, and the generator's state."""
+    tensors = {"generator": torch.get_rng_state()}
+    for number, member in enumerate(optimizers.members):
+        for parameter, state in member.state_dict()["state"].items():
+            for name, value in state.items():
+                tensors[f"{number}.{parameter}.{name}"] = torch.as_tensor(value).detach().cpu().contiguous()
+    return tensors
+
+
+def _load_optimizers(optimizers: Optimizers, tensors: dict[str, Tensor]) -> None:
+    torch.set_rng_state(tensors.pop("generator"))
+    for number, member in enumerate(optimizers.members):
+        state: dict[int, dict[str, Any]] = {}
+        for key, tensor in tensors.items():
+            owner, parameter, name = key.split(".", 2)
+            if int(owner) == number:
+                state.setdefault(int(parameter), {})[name] = tensor
+        member.load_state_dict({"state": state, "param_groups": member.state_dict()["param_groups"]})

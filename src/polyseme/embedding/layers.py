@@ -11,7 +11,7 @@ _NUMBER = re.compile(r"-?\d+")
 _RANGE = re.compile(r"(-?\d+):(-?\d+)")
 
 
-class Layers(Record):
+class Layers(Record, frozen=True):
     """A choice of layers, written `-1`, `0,6,12`, `-4:-1` (both ends count) or `mean:-4:-1`.
 
     Layer 0 is the embeddings' output, layer 1 the first layer's; -1 is the last layer's.

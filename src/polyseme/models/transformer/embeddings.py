@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polyseme.models.batch import Batch
+from polyseme.models.dropout import Dropout
 from polyseme.models.transformer.config import TransformerConfig
 
 
@@ -19,7 +20,7 @@ class Embeddings(nn.Module):
         self.positions = POSITIONS[config.positions](config)
         self.token_types = TOKEN_TYPES[config.type_vocab_size > 0](config)
         self.norm = NORMS[config.embedding_norm](config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, batch: Batch) -> Tensor:
         hidden_states = self.tokens(batch.input_ids)

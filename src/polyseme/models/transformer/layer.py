@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from polyseme.models.dropout import Dropout
 from polyseme.models.transformer.attention import Attention
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.embeddings import NORMS
@@ -18,7 +19,7 @@ class Layer(nn.Module):
         self.attention_norm = NORMS[attention_norm](config)
         self.feedforward = FEEDFORWARDS[config.gated](config)
         self.feedforward_norm = NORMS[True](config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
 
 class NormAfter(Layer):

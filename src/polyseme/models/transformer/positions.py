@@ -1,6 +1,7 @@
 """Order told inside attention: what is done to queries and keys before they meet."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,11 +48,32 @@ class Rotary(nn.Module):
             cos, sin = self.cos[position_ids][:, None], self.sin[position_ids][:, None]
 
         def turn(states: Tensor) -> Tensor:
-            left, right = states.chunk(2, dim=-1)
-            turned = torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
-            return turned.to(states.dtype)
+            turned: Tensor = Turning.apply(states, cos.to(states.dtype), sin.to(states.dtype))  # type: ignore[no-untyped-call]
+            return turned
 
         return turn
+
+
+class Turning(torch.autograd.Function):
+    """Each pair turned by its angle; backwards, by the angle's opposite. No copy is kept of the states."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turned(states, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _turned(gradient, cos, -sin), None, None
+
+
+def _turned(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    turned = states.new_empty(states.shape)
+    (left, right), (new_left, new_right) = states.chunk(2, dim=-1), turned.chunk(2, dim=-1)
+    torch.mul(left, cos, out=new_left).addcmul_(right, sin, value=-1)
+    torch.mul(right, cos, out=new_right).addcmul_(left, sin)
+    return turned
 
 
 def _same(states: Tensor) -> Tensor:

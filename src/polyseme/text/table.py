@@ -69,19 +69,26 @@ class TablePath:
         return ids, offsets
 
     def _code(self, character: str) -> int:
-        """The token of a character that stands alone in any surroundings, or what else it is."""
-        # What combines or decomposes may be sorted anew together with the marks beside it.
-        if unicodedata.combining(character) or len(unicodedata.normalize("NFD", character)) > 1:
+        token = alone(character, self._normalizer, self._cut)
+        if token is None:
             return _RUN
-        around = f"x{character}x"
-        normal = self._normalizer.normalize_str(around) if self._normalizer else around
-        match [piece for piece, _ in self._cut.pre_tokenize_str(normal)]:
-            case ["x", "x"]:
-                return _PARTS
-            case ["x", token, "x"] if len(token) == 1:
-                index: int = self._vocabulary.get(token, self._unknown)
-                return self._unknown if index in self._forbidden else index
-        return _RUN
+        index: int = self._vocabulary.get(token, self._unknown) if token else _PARTS
+        return self._unknown if index in self._forbidden else index
+
+
+def alone(character: str, normalizer: Any, cut: Any) -> str | None:
+    """What a character is in any surroundings: a token by itself, "" if it only parts; None if it depends."""
+    # What combines or decomposes may be sorted anew together with the marks beside it.
+    if unicodedata.combining(character) or len(unicodedata.normalize("NFD", character)) > 1:
+        return None
+    around = f"x{character}x"
+    normal = normalizer.normalize_str(around) if normalizer else around
+    match [piece for piece, _ in cut.pre_tokenize_str(normal)]:
+        case ["x", "x"]:
+            return ""
+        case ["x", str(token), "x"] if len(token) == 1:
+            return token
+    return None
 
 
 def _offsets(singles: Int64s) -> Int32s:

@@ -1,6 +1,7 @@
 """Tokenizers: text to ids and back, with offsets into the raw text."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from polyseme.text.table import TablePath, suits
 from polyseme.text.tokenizer_files import read_tokenizer, write_tokenizer
 
 _BATCH_CHARACTERS = 1 << 18
+_CHINESE = "[\u3001-\u303f\u3400-\u9fff\uf900-\uff65\U00020000-\U0003ffff]"
+_BLANKS_IN_CHINESE = re.compile(f"(?<={_CHINESE}) | (?={_CHINESE})")
 
 
 class Tokenizer:
@@ -164,9 +167,12 @@ class Tokenizer:
         return [self.vocabulary[index] for index in ids]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of the tokens, as far as the vocabulary kept it; special tokens are left out."""
+        """The text of the tokens, as far as the vocabulary kept it; special tokens are left out.
+
+        WordPiece does not keep blanks: they stand again between words, but not beside Chinese characters.
+        """
         text: str = self._pipeline.decode([int(index) for index in ids], skip_special_tokens=True)
-        return text
+        return _BLANKS_IN_CHINESE.sub("", text) if self.kind in ("wordpiece", "words") else text
 
     def _role(self, role: str) -> int:
         if role not in self._roles:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from polyseme.text.normalising import NormalisingSettings, without_repeats
+from polyseme.text.normalising import NormalisingSettings, Repeats
 from polyseme.text.reading import TextSettings, read_documents, size
 
 BLOCK_CHARACTERS = 1 << 17
@@ -30,7 +30,7 @@ class Blocks:
     """The lines of all sources; the same blocks for any number of workers, so that the store is the same.
 
     Repeated lines and documents are dropped here, where all of the text passes in order. A row of the
-    pairs format is a document of two turns.
+    pairs format is a document of two turns, and repeated if both of its texts are.
     """
 
     def __init__(
@@ -39,7 +39,9 @@ class Blocks:
         self.num_bytes = size(sources)
         """What `bytes_read` comes to at the end; None where nobody knows."""
         self._bytes_read = 0
-        self._parts = without_repeats(read_documents(sources, text, advance=self._advance), normalising)
+        self._parts = read_documents(sources, text, advance=self._advance)
+        self._lines = Repeats() if normalising.drop_repeated_lines else None
+        self._documents = Repeats() if normalising.drop_repeated_documents else None
 
     def __iter__(self) -> Iterator[Block]:
         lines: list[str] = []
@@ -65,16 +67,23 @@ class Blocks:
             if part.side is None:
                 document += not part.continues
                 turn += not part.continues
-                yield document, turn, part.lines
+                # A document of millions of characters comes, and is compared, in several parts.
+                if not _seen(self._documents, part.lines):
+                    yield document, turn, [line for line in part.lines if not _seen(self._lines, [line])]
                 continue
-            for first, second in zip(part.lines, part.side, strict=True):
-                document += 1
-                yield document, turn + 1, [first]
-                yield document, turn + 2, [second]
-                turn += 2
+            for pair in zip(part.lines, part.side, strict=True):
+                if not (_seen(self._documents, pair) or _seen(self._lines, pair)):
+                    document += 1
+                    yield document, turn + 1, [pair[0]]
+                    yield document, turn + 2, [pair[1]]
+                    turn += 2
 
     def _advance(self, count: int) -> None:
         self._bytes_read += count
+
+
+def _seen(repeats: Repeats | None, texts: Sequence[str]) -> bool:
+    return repeats is not None and repeats.seen("\n".join(texts))
 
 
 def _cut(line: str) -> list[str]:

@@ -14,7 +14,7 @@ from polyseme.text.normalising import NormalisingSettings, normaliser
 from polyseme.text.sentences import sentence_starts
 from polyseme.text.store import Mark
 from polyseme.text.tokenizer import Tokenizer
-from polyseme.text.words import word_cutter, word_starts
+from polyseme.text.words import WordCutter, word_cutter
 
 Int64s = npt.NDArray[np.int64]
 
@@ -64,10 +64,10 @@ class Marker:
     def __call__(self, block: Block) -> Marked:
         lines = [self._normalise(line) for line in block.lines]
         lengths = np.fromiter(map(len, lines), dtype=np.int64, count=len(lines))
-        text = "\n".join(lines)
+        text = "\n".join(lines)  # All offsets below count its characters.
         line_starts = np.cumsum(lengths + 1) - lengths - 1
-        words = self._word_starts(lines)
-        ids, begins, counts = self._tokenizer.encode_joined(lines, starts=words)
+        words = None if self._cutter is None else _word_starts(self._cutter, lines)
+        ids, begins, counts = self._tokens(lines, line_starts, words)
         characters = int(lengths.sum())
         if not len(ids):
             return Marked(ids, np.zeros(0, np.uint8), (0, 0), (0, 0), characters, block.bytes_read)
@@ -76,41 +76,57 @@ class Marker:
         documents = np.asarray(block.documents)[line_of]
         turns = np.asarray(block.turns)[line_of]
         sentences = sentence_starts(text) if self._sentences else line_starts
-        starts = {
-            Mark.SENTENCE: _changes(_begun(sentences, ends)) | _changes(line_of),
-            Mark.TURN: _changes(turns),
-            Mark.DOCUMENT: _changes(documents),
-        }
+        sentence = _starting(sentences, ends) | _changes(line_of)
+        marks = sentence * np.uint8(Mark.SENTENCE)
+        marks |= _changes(turns) * np.uint8(Mark.TURN)
+        marks |= _changes(documents) * np.uint8(Mark.DOCUMENT)
         if words is not None:
-            shifted = np.concatenate(words) + np.repeat(line_starts, [len(line) for line in words])
-            starts[Mark.WORD] = _changes(_begun(shifted, ends)) | starts[Mark.SENTENCE]
-        marks = np.zeros(len(ids), dtype=np.uint8)
-        for mark, where in starts.items():
-            marks |= where.astype(np.uint8) * np.uint8(mark)
+            marks |= (_starting(words, ends) | sentence) * np.uint8(Mark.WORD)
         first, last = ((int(documents[at]), int(turns[at])) for at in (0, -1))
         return Marked(ids, marks, first, last, characters, block.bytes_read)
 
-    def _word_starts(self, lines: list[str]) -> list[Int64s] | None:
-        if self._cutter is None:
-            return None
-        return [word_starts(self._cutter, line) for line in lines]
+    def _tokens(
+        self, lines: list[str], line_starts: Int64s, words: Int64s | None
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], Int64s]:
+        """Ids, begins in the token's line, and tokens per line; with `words`, no token crosses them."""
+        if words is None or not self._tokenizer.crosses_words:
+            return self._tokenizer.encode_joined(lines)
+        cuts = np.searchsorted(words, line_starts)
+        starts = [
+            part[part < start + len(line)] - start  # The last piece of a line is the line feed.
+            for part, start, line in zip(np.split(words, cuts[1:]), line_starts, lines, strict=True)
+        ]
+        return self._tokenizer.encode_joined(lines, starts=starts)
 
     def _ends(self, text: str, begins: Int64s) -> Int64s:
         """Where each token ends: before the next token or the next blank, whichever comes first."""
-        blanks = np.flatnonzero(self._is_blank[codepoints(text + "\n")])
-        ends = blanks[np.searchsorted(blanks, begins)]
+        is_blank = self._is_blank[codepoints(text + "\n")]
+        blanks = np.append(np.flatnonzero(is_blank), len(text))
+        ends: Int64s = blanks[np.cumsum(is_blank)[begins] - is_blank[begins]]
         ends[:-1] = np.minimum(ends[:-1], begins[1:])
         # Tokens that are blanks, and the several tokens of one character, cover at least their character.
         return np.maximum(ends, begins + 1)
 
 
-def _begun(starts: Int64s, ends: Int64s) -> Int64s:
-    """How many units have begun before each token's end; the token where this grows starts one.
+def _word_starts(cutter: WordCutter, lines: list[str]) -> Int64s:
+    """Where words start in the joined lines; the line feeds are words too."""
+    lengths: list[int] = []
+    for line in lines:
+        lengths.extend(map(len, cutter(line)))
+        lengths.append(1)
+    ends = np.cumsum(np.asarray(lengths, dtype=np.int64))
+    return ends - lengths
+
+
+def _starting(starts: Int64s, ends: Int64s) -> npt.NDArray[np.bool_]:
+    """Which tokens start a unit: those before whose end more units have begun than before the last one's.
 
     So a unit whose first character is dropped starts with its first token, and one that starts inside
     a token starts with this token.
     """
-    return np.searchsorted(starts, ends)
+    begun = np.zeros(ends[-1] + 1, dtype=np.int32)
+    begun[starts[starts < ends[-1]] + 1] = 1
+    return _changes(np.cumsum(begun)[ends])
 
 
 def _changes(numbers: Int64s) -> npt.NDArray[np.bool_]:

@@ -8,11 +8,10 @@ import hashlib
 import re
 import unicodedata
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 
 from polyseme.errors import MissingExtra
 from polyseme.records import Record
-from polyseme.text.reading import Document
 
 
 class NormalisingSettings(Record, frozen=True, kw_only=True):
@@ -149,30 +148,3 @@ class Repeats:
         self._used = 0
         for key in filter(None, keys):
             self._add(key)
-
-
-def without_repeats(documents: Iterable[Document], settings: NormalisingSettings) -> Iterator[Document]:
-    """The documents, less the lines and documents that occurred before, as far as the settings ask for it.
-
-    Pairs count as a line each, both sides together. A document of several stretches is compared stretch
-    by stretch.
-    """
-    lines = Repeats() if settings.drop_repeated_lines else None
-    wholes = Repeats() if settings.drop_repeated_documents else None
-    begun = False
-    for document in documents:
-        begun = begun and document.continues
-        if wholes and wholes.seen("\n".join([*document.lines, *(document.side or [])])):
-            continue
-        if lines:
-            document = _without_seen(document, lines)
-        if document.lines:
-            yield document._replace(continues=begun)
-            begun = True
-
-
-def _without_seen(document: Document, seen: Repeats) -> Document:
-    if document.side is None:
-        return document._replace(lines=[line for line in document.lines if not seen.seen(line)])
-    rows = [row for row in zip(document.lines, document.side, strict=True) if not seen.seen("\t".join(row))]
-    return document._replace(lines=[first for first, _ in rows], side=[second for _, second in rows])

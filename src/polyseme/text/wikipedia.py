@@ -19,9 +19,13 @@ _ROUNDS = 50
 _DROPPED = (
     "ref|math|chem|gallery|timeline|score|syntaxhighlight|source|graph|mapframe|imagemap|hiero|table|style"
 )
-_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+_COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _EMPTY_ELEMENT = re.compile(rf"<(?:{_DROPPED})\b[^<>]*/>", re.IGNORECASE)
-_ELEMENT = re.compile(rf"<({_DROPPED})\b[^<>]*>.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
+_CLOSING = re.compile(rf"</({_DROPPED})\s*>", re.IGNORECASE)
+_ELEMENTS = {
+    name: re.compile(rf"<{name}\b[^<>]*>.*?</{name}\s*>", re.IGNORECASE | re.DOTALL)
+    for name in _DROPPED.split("|")
+}
 _LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 _TAG = re.compile(r"</?[A-Za-z][^<>]*>")
 
@@ -63,8 +67,8 @@ def plain_lines(wikitext: str) -> list[str]:
     text = _repeatedly(_VARIANT, _variant, text)
     text = _repeatedly(_TEMPLATE, _template, text)
     text = _repeatedly(_TABLE, lambda _: "", text)
-    text = _repeatedly(_LINK, _link, text)
     text = _EXTERNAL.sub(r"\1", text)
+    text = _repeatedly(_LINK, _link, text)
     text = html.unescape(_TAG.sub("", text))
     for pattern in (_EMPHASIS, _MAGIC, _ITEM, _RULE, _EMPTY_BRACKETS):
         text = pattern.sub("", text)
@@ -74,7 +78,11 @@ def plain_lines(wikitext: str) -> list[str]:
 def _without_elements(text: str) -> str:
     text = _COMMENT.sub("", text)
     text = _EMPTY_ELEMENT.sub("", text)
-    text = _ELEMENT.sub("", text)
+    for name in dict.fromkeys(closing[1].lower() for closing in _CLOSING.finditer(text)):
+        # Nothing is looked for behind the last closing tag: an element that stays open would be searched
+        # to the end of the page, each time.
+        last = max(c.end() for c in _CLOSING.finditer(text) if c[1].lower() == name)
+        text = _ELEMENTS[name].sub("", text[:last]) + text[last:]
     return _LINE_BREAK.sub("\n", text)
 
 

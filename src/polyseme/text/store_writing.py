@@ -46,7 +46,8 @@ class StoreWriter:
         self._counts = np.zeros(vocab_size, dtype=np.uint64)
         self._shards: list[int] = []
         self._files: dict[str, FileEntry] = {}
-        self._number = dict.fromkeys(Mark, 0)
+        self._number = dict.fromkeys((Mark.WORD, Mark.SENTENCE, Mark.DOCUMENT), 0)
+        self._present = Mark(0)
         self._open: dict[str, _HashedFile] = {}
         self.num_tokens = 0
 
@@ -62,8 +63,12 @@ class StoreWriter:
         if not len(ids):
             return
         self._counts += np.bincount(ids, minlength=len(self._counts)).astype(np.uint64)
-        for mark in Mark:
+        for mark in self._number:
             self._number[mark] += int(np.count_nonzero(marks & mark))
+        # What starts a document starts a turn too: turns are there if some start inside a document.
+        inside = marks[(marks & Mark.DOCUMENT) == 0]
+        self._present |= Mark(int(np.bitwise_or.reduce(marks))) & ~Mark.TURN
+        self._present |= Mark(int(np.bitwise_or.reduce(inside))) & Mark.TURN
         for name, mark in _STARTS.items():
             self._file(name).write((np.flatnonzero(marks & mark) + self.num_tokens).astype("<i8"))
         ids = ids.astype(np.dtype(self._id_type).newbyteorder("<"))
@@ -92,7 +97,7 @@ class StoreWriter:
             vocab_size=len(self._counts),
             id_type=self._id_type,
             shards=self._shards,
-            marks=[str(mark.name) for mark in Mark if self._is_present(mark)],
+            marks=[str(mark.name) for mark in Mark if mark in self._present],
             num_tokens=self.num_tokens,
             num_words=self._number[Mark.WORD],
             num_sentences=self._number[Mark.SENTENCE],
@@ -103,11 +108,6 @@ class StoreWriter:
         )
         files.write_whole(self._folder / MANIFEST, to_json(manifest))
         return manifest
-
-    def _is_present(self, mark: Mark) -> bool:
-        # What starts a document starts a turn too: turns are there if some start inside a document.
-        least = self._number[Mark.DOCUMENT] if mark == Mark.TURN else 0
-        return self._number[mark] > least
 
     def _room(self) -> int:
         """How many tokens the open shard still takes; starts the next one when it is full."""

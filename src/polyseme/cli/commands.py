@@ -37,7 +37,6 @@ COMMANDS: dict[str, Command] = {
     "show model": Command("polyseme.cli.show_model", "a model's layers, parameter counts and scales"),
     "show store": Command("polyseme.cli.show_store", "what a token store holds"),
     "convert": Command("polyseme.cli.convert", "a model folder to another format"),
-    "demo": Command("polyseme.cli.demo", "the whole road on the text that ships, in five minutes"),
 }
 
 

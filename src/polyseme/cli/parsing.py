@@ -38,6 +38,20 @@ def parse(options: type[R], arguments: list[str], *, command: str) -> R:
     return record
 
 
+def by_name(options: msgspec.Struct, *, leave: str | None = None) -> dict[str, Any]:
+    """The options as keywords for the function with the same words; records inside give their fields.
+
+    `leave` names the one option that is about printing and not for the function.
+    """
+    named: dict[str, Any] = {}
+    for name, value in msgspec.structs.asdict(options).items():
+        if isinstance(value, msgspec.Struct):
+            named |= by_name(value)
+        elif name != leave:
+            named[name] = value
+    return named
+
+
 def known_options(options: type[msgspec.Struct]) -> list[str]:
     """The options of a record and of the records inside it, as they are typed."""
     names: list[str] = []

@@ -6,6 +6,9 @@ from typing import Any
 
 from polyseme.records import to_json
 
+WIDE = 10_000
+"""A file or a pipe has no width: nothing is wrapped or cut there."""
+
 
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "", numbers: Sequence[str] = ()
@@ -20,8 +23,16 @@ def print_table(
         table.add_column(column, justify="right" if column in numbers else "left")
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
-    # A file or pipe has no width: nothing is wrapped there.
-    Console(width=None if sys.stdout.isatty() else 10_000, highlight=False).print(table)
+    Console(width=None if sys.stdout.isatty() else WIDE, highlight=False).print(table)
+
+
+def painted(pieces: Iterable[tuple[str, str]], *, between: str = "") -> None:
+    """One line of pieces, each in its colour ("" for none); colours only on a terminal."""
+    from rich.console import Console
+    from rich.text import Text
+
+    line = Text(between).join(Text(text, style=colour) for text, colour in pieces)
+    Console(width=None if sys.stdout.isatty() else WIDE, highlight=False).print(line, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:

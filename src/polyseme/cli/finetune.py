@@ -1,0 +1,50 @@
+"""`polyseme finetune`: a model learns a task from labelled examples."""
+
+from typing import TYPE_CHECKING
+
+from tyro.conf import Positional
+
+from polyseme.cli.parsing import by_name
+from polyseme.cli.tables import print_table
+from polyseme.tasks.settings import ClassificationSettings, FinetuneSettings
+
+if TYPE_CHECKING:
+    from polyseme.tasks.finetuning import Score
+
+
+class Options(FinetuneSettings, frozen=True, kw_only=True):
+    """Train a model for a task; the epoch that is best on dev becomes the model folder."""
+
+    task: Positional[str]
+    """classification."""
+    train: str
+    """Examples to learn from: TSV, CSV or JSON lines."""
+    dev: str
+    """Examples that choose the best epoch."""
+    test: str | None = None
+    """Examples for a last score, which choose nothing."""
+    model: str
+    """The folder or hub name of the model to start from."""
+    out: str
+    """The folder of the fine-tuned model; it must not exist yet."""
+    examples: ClassificationSettings = ClassificationSettings()
+    """How the labelled files are read, and what the classifier does with them."""
+
+
+def run(options: Options) -> None:
+    """Fine-tune and print the scores."""
+    from polyseme.tasks.finetuning import finetune
+
+    outcome = finetune(**by_name(options))
+    columns = {"dev": outcome.dev, "test": outcome.test} if outcome.test else {"dev": outcome.dev}
+    print_table(
+        ["score", *columns],
+        [(name, *(_in_words(scores[name]) for scores in columns.values())) for name in outcome.dev],
+        numbers=list(columns),
+    )
+    print(f"{outcome.folder}: fine-tuned on {outcome.examples:,} examples")
+
+
+def _in_words(score: "Score") -> str:
+    deviation = f" ± {score.deviation:.4f}" if len(score.of_seeds) > 1 else ""
+    return f"{score.mean:.4f}{deviation}"

@@ -1,0 +1,42 @@
+"""`polyseme predict`: answers of a fine-tuned model."""
+
+from typing import Literal
+
+from tyro.conf import Positional
+
+from polyseme.cli.parsing import by_name
+from polyseme.tasks.settings import PredictSettings
+
+
+class Answering(PredictSettings, frozen=True, kw_only=True):
+    """What `predict` and `evaluate` share: the model, and how its examples are read."""
+
+    model: str
+    """The folder of the fine-tuned model."""
+    text_column: str | None = None
+    """Column of the text, by name or by number from 0; this and the next as in fine-tuning, if not given."""
+    pair_column: str | None = None
+    """Column of the second text of a pair."""
+    label_column: str | None = None
+    """Column of the label."""
+    encoding: str | None = None
+    """Encoding of the file, or auto."""
+    errors: Literal["strict", "replace"] | None = None
+    """What to do with bytes that are not in the encoding."""
+
+
+class Options(Answering, frozen=True, kw_only=True):
+    """Write an answer with its probabilities for each example of a file, as JSON lines."""
+
+    file: Positional[str]
+    """The examples, as in fine-tuning, or one text a line; labels are not looked at."""
+    out: str
+    """Where the answers go, one JSON object a line."""
+
+
+def run(options: Options) -> None:
+    """Predict and say how many answers were written."""
+    from polyseme.tasks.predicting import predict
+
+    count = predict(**by_name(options))
+    print(f"{options.out}: {count:,} answers")

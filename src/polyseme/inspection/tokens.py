@@ -1,0 +1,93 @@
+"""How a text is cut: tokens, their ids, their places, and the words that they belong to."""
+
+from pathlib import Path
+
+from polyseme.records import Record
+from polyseme.text.reading import TextSettings, read_lines
+from polyseme.text.tokenizer import Tokenizer
+from polyseme.text.words import word_cutter, word_starts
+
+
+class CutToken(Record, frozen=True, kw_only=True):
+    """One token of a text."""
+
+    token: str
+    """As the vocabulary spells it."""
+    id: int
+    begin: int
+    """Its first character in the text."""
+    end: int
+    """One past its last."""
+    text: str
+    """What it covers."""
+    word: int
+    """The number of its word, in a text whose blanks are words too."""
+    unknown: bool
+
+
+class CutText(Record, frozen=True, kw_only=True):
+    """A text and its tokens."""
+
+    text: str
+    tokens: list[CutToken]
+
+
+def cut_text(
+    text: str, *, tokenizer: Tokenizer, words: str = "rjieba", dictionary: str | Path | None = None
+) -> CutText:
+    """The tokens of one text, with the words that `words` cuts (none: the tokenizer's own)."""
+    starts = None if words == "none" else word_starts(word_cutter(words, dictionary=dictionary), text)
+    encoded = tokenizer.encode(text, starts=starts)
+    unknown = tokenizer.unknown_id if "unknown" in tokenizer.special_tokens else None
+    return CutText(
+        text=text,
+        tokens=[
+            CutToken(
+                token=token,
+                id=index,
+                begin=begin,
+                end=end,
+                text=text[begin:end],
+                word=word,
+                unknown=index == unknown,
+            )
+            for token, index, (begin, end), word in zip(
+                tokenizer.tokens(encoded.ids),
+                encoded.ids.tolist(),
+                encoded.offsets.tolist(),
+                encoded.words.tolist(),
+                strict=True,
+            )
+        ],
+    )
+
+
+def show_tokens(
+    text: str | None = None,
+    *,
+    tokenizer: str | Path,
+    file: str | Path | None = None,
+    words: str = "rjieba",
+    dictionary: str | Path | None = None,
+    limit: int = 20,
+) -> list[CutText]:
+    """How `text`, or each of the first `limit` lines of `file`, is cut by the tokenizer of a folder.
+
+    >>> show_tokens("程序执行", tokenizer="vocab")[0].tokens[0].text  # doctest: +SKIP
+    '程'
+    """
+    if (text is None) == (file is None):
+        raise ValueError("give a text or a file, one of the two")
+    cutter = Tokenizer.load(tokenizer)
+    texts = [text] if text is not None else _first_lines(Path(str(file)), limit)
+    return [cut_text(line, tokenizer=cutter, words=words, dictionary=dictionary) for line in texts]
+
+
+def _first_lines(file: Path, limit: int) -> list[str]:
+    lines: list[str] = []
+    for line in read_lines(file, TextSettings(encoding="auto")):
+        if len(lines) == limit:
+            break
+        if line.strip():
+            lines.append(line)
+    return lines

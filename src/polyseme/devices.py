@@ -59,7 +59,7 @@ def environment() -> dict[str, str | int]:
     import torch
 
     return {
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "processor": platform.machine(),

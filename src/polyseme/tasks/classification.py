@@ -1,0 +1,235 @@
+"""Classification: a text, or a pair of texts, gets one label of several, or any number of them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from polyseme.embedding.windows import windows
+from polyseme.errors import DataError, SettingsError
+from polyseme.models.batch import Batch, Loss
+from polyseme.models.heads import ClassificationHead
+from polyseme.models.transformer.config import TransformerConfig
+from polyseme.models.transformer.model import Transformer
+from polyseme.tasks.labelled_texts import LabelledText, read_labelled
+from polyseme.tasks.metrics import accuracy, by_label, confusion, macro_f1, micro_f1
+from polyseme.tasks.settings import ClassificationSettings
+from polyseme.tasks.task import Inventory, Row
+from polyseme.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Labelling:
+    """One answer."""
+
+    labels: tuple[str, ...]
+    probabilities: dict[str, float]
+
+
+class Classification:
+    """The task; a `Task` of `LabelledText` and `Labelling`.
+
+    >>> task = Classification(ClassificationSettings(text_column="review"))
+    >>> task.metrics
+    ('accuracy', 'macro_f1')
+    """
+
+    name = "classification"
+    head_name = "classification"
+    settings_kind = ClassificationSettings
+
+    def __init__(self, settings: ClassificationSettings | None = None) -> None:
+        self.settings = settings or ClassificationSettings()
+        self.problem: Literal["single", "multi"] = "multi" if self.settings.several else "single"
+        self.metrics = (
+            ("micro_f1", "macro_f1", "accuracy") if self.settings.several else ("accuracy", "macro_f1")
+        )
+
+    def read(self, path: Path, *, labelled: bool) -> Iterator[LabelledText]:
+        """The examples of a TSV, CSV or JSON-lines file, in order."""
+        return read_labelled(path, self.settings, labelled=labelled)
+
+    def fit(self, examples: Iterable[LabelledText]) -> Inventory:
+        """The labels in order: by number where all are numbers, else by spelling."""
+        all_labels = [example.labels or () for example in examples]
+        labels = {label for of_text in all_labels for label in of_text}
+        if len(labels) < (1 if self.settings.several else 2):
+            raise DataError(
+                f"the {len(all_labels)} training texts have only the labels {sorted(labels)}; "
+                "a classifier needs at least two"
+            )
+        if not self.settings.several and len(labels) > 20 and len(labels) > len(all_labels) / 2:
+            raise DataError(
+                f"the {len(all_labels)} training texts have {len(labels)} different labels, such as "
+                f"{min(labels)[:20]!r}; name the right column with --label-column"
+            )
+        numbers = all(label.isdecimal() for label in labels)
+        return Inventory(labels=tuple(sorted(labels, key=int if numbers else None)))
+
+    def stratum(self, example: LabelledText) -> object:
+        """Its labels."""
+        return example.labels
+
+    def encode(
+        self, example: LabelledText, tokenizer: Tokenizer, inventory: Inventory, *, max_length: int
+    ) -> list[Row]:
+        """[CLS] text [SEP], or [CLS] text [SEP] pair [SEP], of which the longer text is cut first."""
+        label = self._label(example, inventory)
+        if example.pair is not None:
+            first, second = tokenizer.encode_batch([example.text, example.pair])
+            return [_pair_row(first, second, label, tokenizer, max_length)]
+        (ids,) = tokenizer.encode_batch([example.text])
+        size = max_length - 2
+        wrap = partial(_wrapped, tokenizer=tokenizer)
+        if self.settings.long_texts == "windows":
+            cut = windows(len(ids), size=size, overlap=size // 4)
+            return [Row(wrap(ids[window.start : window.stop]), label=label) for window in cut]
+        return [Row(wrap(ids[:size]), label=label, cut=max(len(ids) - size, 0))]
+
+    def pooling(self, config: TransformerConfig, poolings: Iterable[str]) -> str:
+        """The chosen pooling, or the folder's first; one that the folder cannot say is refused."""
+        possible = list(poolings)
+        chosen = self.settings.pooling or ("mean" if "mean" in possible else possible[0])
+        if chosen not in possible:
+            raise SettingsError(
+                f"a classifier of this family cannot pool by {chosen!r}: its folder has no word for it; "
+                f"choose {' or '.join(possible)}"
+            )
+        return chosen
+
+    def build(
+        self, backbone: Transformer, inventory: Inventory, *, pooling: str, head: nn.Module | None = None
+    ) -> "Classifier":
+        """The network with the given head, or with a fresh one from torch's global generator."""
+        head = head or ClassificationHead(backbone.config, len(inventory.labels), pooling)
+        return Classifier(backbone, head, self.settings)
+
+    def decode(
+        self,
+        outputs: Sequence[NDArray[np.float32]],
+        examples: Sequence[LabelledText],
+        inventory: Inventory,
+    ) -> list[Labelling]:
+        """The label with the highest mean score over a text's rows; of several, those above one half."""
+        return [self._answer(of_text.mean(axis=0).astype(np.float64), inventory) for of_text in outputs]
+
+    def score(self, answers: Sequence[Labelling], examples: Sequence[LabelledText]) -> dict[str, float]:
+        """Accuracy and macro F1; of several labels micro F1 too, and accuracy counts exact sets."""
+        given, true = _given_and_true(answers, examples)
+        labels = sorted({label for of_text in (*given, *true) for label in of_text})
+        scores = {
+            "accuracy": accuracy([set(g) for g in given], [set(t) for t in true]),
+            "macro_f1": macro_f1(given, true, labels),
+            "micro_f1": micro_f1(given, true, labels),
+        }
+        return {name: scores[name] for name in self.metrics}
+
+    def report(
+        self, answers: Sequence[Labelling], examples: Sequence[LabelledText], inventory: Inventory
+    ) -> dict[str, Any]:
+        """The scores, precision, recall and F1 of each label, and of single labels the confusion."""
+        given, true = _given_and_true(answers, examples)
+        report: dict[str, Any] = {
+            "examples": len(examples),
+            **self.score(answers, examples),
+            "labels": {
+                label: score._asdict() for label, score in by_label(given, true, inventory.labels).items()
+            },
+        }
+        if not self.settings.several:
+            counts = confusion([g for (g,) in given], [t for (t,) in true], inventory.labels)
+            report["confusion"] = {"labels": list(inventory.labels), "counts": counts.tolist()}
+        return report
+
+    def write(self, answer: Labelling) -> dict[str, Any]:
+        """`label`, or `labels` where there may be several, and the probability of each."""
+        said = {"labels": list(answer.labels)} if self.settings.several else {"label": answer.labels[0]}
+        return {**said, "probabilities": answer.probabilities}
+
+    def _label(self, example: LabelledText, inventory: Inventory) -> NDArray[Any] | None:
+        if example.labels is None:
+            return None
+        for label in example.labels:
+            if label not in inventory.labels:
+                known = ", ".join(inventory.labels[:20]) + (" …" if len(inventory.labels) > 20 else "")
+                raise DataError(f"{example.where}: the label {label!r} is unknown; the model knows {known}")
+        if self.settings.several:
+            return np.array([label in example.labels for label in inventory.labels], dtype=np.float32)
+        return np.array(inventory.labels.index(example.labels[0]), dtype=np.int64)
+
+    def _answer(self, scores: NDArray[np.float64], inventory: Inventory) -> Labelling:
+        if self.settings.several:
+            chances = 1 / (1 + np.exp(-scores))
+            chosen = tuple(name for name, p in zip(inventory.labels, chances, strict=True) if p > 0.5)
+        else:
+            chances = np.exp(scores - scores.max())
+            chances /= chances.sum()
+            chosen = (inventory.labels[int(scores.argmax())],)
+        return Labelling(chosen, dict(zip(inventory.labels, chances.tolist(), strict=True)))
+
+
+class Classifier(nn.Module):
+    """A backbone with a classification head."""
+
+    def __init__(self, backbone: Transformer, head: nn.Module, settings: ClassificationSettings) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self._loss = LOSSES[settings.several]
+        self._smoothing = settings.label_smoothing
+
+    def forward(self, batch: Batch) -> Loss:
+        """The mean loss of the batch's rows."""
+        assert batch.labels is not None
+        total = self._loss(self.predict(batch), batch.labels, self._smoothing)
+        return Loss(total, {"classification": total.detach()}, len(batch.labels))
+
+    def predict(self, batch: Batch) -> Tensor:
+        """`[batch, labels]`, before any softmax."""
+        logits: Tensor = self.head(self.backbone(batch), batch.attention_mask)
+        return logits.float()
+
+
+def _one_label(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+
+
+def _several_labels(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, labels * (1 - smoothing) + smoothing / 2)
+
+
+LOSSES = {False: _one_label, True: _several_labels}
+"""By whether a text may have several labels."""
+
+
+def _given_and_true(
+    answers: Sequence[Labelling], examples: Sequence[LabelledText]
+) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
+    return [answer.labels for answer in answers], [example.labels or () for example in examples]
+
+
+def _wrapped(ids: NDArray[np.int32], *, tokenizer: Tokenizer) -> NDArray[np.int32]:
+    return np.concatenate([[tokenizer.first_id], ids, [tokenizer.separator_id]]).astype(np.int32)
+
+
+def _pair_row(
+    first: NDArray[np.int32],
+    second: NDArray[np.int32],
+    label: NDArray[Any] | None,
+    tokenizer: Tokenizer,
+    max_length: int,
+) -> Row:
+    room = max_length - 3
+    keep_first = max(room - len(second), min(len(first), (room + 1) // 2))
+    keep_second = max(room - len(first), min(len(second), room // 2))
+    cut = max(len(first) - keep_first, 0) + max(len(second) - keep_second, 0)
+    begin = _wrapped(first[:keep_first], tokenizer=tokenizer)
+    end = np.append(second[:keep_second], tokenizer.separator_id).astype(np.int32)
+    types = np.repeat(np.array([0, 1], dtype=np.int32), [len(begin), len(end)])
+    return Row(np.concatenate([begin, end]), types, label, cut)

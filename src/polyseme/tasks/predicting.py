@@ -1,0 +1,112 @@
+"""Answers of a fine-tuned model: written for a file of texts, or scored against a labelled one."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from polyseme import progress
+from polyseme.checkpoints.loading import load
+from polyseme.devices import pick_device, pick_precision, usable_cores
+from polyseme.errors import CheckpointError, SettingsError
+from polyseme.files import whole_file
+from polyseme.records import from_plain
+from polyseme.tasks.rows import encode_all, outputs_of
+from polyseme.tasks.settings import PredictSettings
+from polyseme.tasks.task import Inventory, divided, make_task
+
+_BLOCK = 2048
+"""Texts held at once."""
+
+
+class Answerer:
+    """A fine-tuned model that answers examples of its task.
+
+    An example gets the same answer alone and among others. Options are those of `PredictSettings` and of
+    the task, which are otherwise as they were in fine-tuning.
+    """
+
+    def __init__(self, name_or_folder: str | Path, **options: Any) -> None:
+        chosen, of_task = divided(options, PredictSettings)
+        self._settings = settings = from_plain(chosen, PredictSettings, where="predict")
+        model = load(name_or_folder, heads=["classification"])
+        if model.tokenizer is None or model.card.labels is None:
+            raise CheckpointError(
+                f"{name_or_folder} has no tokenizer or no names of classes; fine-tune it first"
+            )
+        torch.set_num_threads(settings.threads or usable_cores())
+        self._device = pick_device(settings.device)
+        self._precision = pick_precision(settings.precision, self._device)
+        made = model.card.made
+        known = {"several": model.card.problem == "multi", **made.get("task_settings", {})}
+        given = {name: value for name, value in of_task.items() if value is not None}
+        self.task = make_task(made.get("task", "classification"), {**known, **given})
+        self._tokenizer = model.tokenizer
+        self._inventory = Inventory(labels=tuple(model.card.labels))
+        positions = model.backbone.config.max_position_embeddings
+        self._max_length = min(made.get("max_length") or positions, positions)
+        head = model.heads[self.task.head_name]
+        self._module = self.task.build(model.backbone, self._inventory, pooling="", head=head)
+        self._module.to(self._device)
+
+    def answers(self, examples: Sequence[Any], *, name: str = "texts") -> list[Any]:
+        """One answer an example; `name` says which examples these are where some must be cut."""
+        rows = encode_all(
+            self.task, examples, self._tokenizer, self._inventory, max_length=self._max_length, name=name
+        )
+        outputs = outputs_of(
+            self._module,
+            rows,
+            padding=self._tokenizer.padding_id,
+            batch_tokens=self._settings.batch_tokens,
+            precision=self._precision,
+            device=self._device,
+        )
+        return self.task.decode(outputs, examples, self._inventory)
+
+    def report(self, answers: Sequence[Any], examples: Sequence[Any]) -> dict[str, Any]:
+        """The scores of answers to labelled examples."""
+        return self.task.report(answers, examples, self._inventory)
+
+
+def predict(file: str | Path, *, model: str | Path, out: str | Path, **options: Any) -> int:
+    """Write one JSON line for each example of `file`, in order, and return their number.
+
+    Labels in the file are not looked at. A file of one column without header is one text a line.
+
+    >>> predict("reviews.tsv", model="mine", out="answers.jsonl")  # doctest: +SKIP
+    1200
+    """
+    answerer = Answerer(model, **options)
+    examples = answerer.task.read(Path(file), labelled=False)
+    total = 0
+    with whole_file(Path(out)) as target, progress.bar("predict", unit="texts") as work:
+        for block in _blocks(examples):
+            answers = answerer.answers(block, name=f"texts {total + 1} to {total + len(block)}")
+            lines = [msgspec.json.encode(answerer.task.write(answer)) for answer in answers]
+            target.write(b"".join(line + b"\n" for line in lines))
+            work.advance(len(block))
+            total += len(block)
+    return total
+
+
+def evaluate(task: str, file: str | Path, *, model: str | Path, **options: Any) -> dict[str, Any]:
+    """The scores of a fine-tuned model on a labelled file, with what explains them, as plain data.
+
+    >>> evaluate("classification", "test.tsv", model="mine")["accuracy"]  # doctest: +SKIP
+    0.915
+    """
+    answerer = Answerer(model, **options)
+    if answerer.task.name != task:
+        raise SettingsError(f"{model} was fine-tuned for {answerer.task.name}, not for {task}")
+    examples = list(answerer.task.read(Path(file), labelled=True))
+    return answerer.report(answerer.answers(examples), examples)
+
+
+def _blocks(examples: Iterable[Any]) -> Iterator[list[Any]]:
+    iterator = iter(examples)
+    while block := list(islice(iterator, _BLOCK)):
+        yield block

@@ -1,0 +1,105 @@
+"""Rows in batches: by length and shuffled for training, by a budget of tokens for answers."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from polyseme import progress
+from polyseme.embedding.batching import batches_by_length, pad
+from polyseme.models.batch import Batch
+from polyseme.tasks.task import A, E, Inventory, Row, Task, TaskModule
+from polyseme.text.tokenizer import Tokenizer
+from polyseme.training.loop import autocast
+
+_POOL = 16
+"""Batches among which rows are exchanged so that each holds rows of like length."""
+
+
+def collate(rows: Sequence[Row], *, padding: int, token_types: bool) -> Batch:
+    """The rows as one batch; `token_types` says whether the model tells the texts of a pair apart."""
+    matrix, real = pad([row.input_ids for row in rows], padding=padding)
+    types = None
+    if token_types and any(row.token_type_ids is not None for row in rows):
+        kinds = [_zeros(row) if row.token_type_ids is None else row.token_type_ids for row in rows]
+        types = torch.from_numpy(pad(kinds, padding=0)[0])
+    labels = [row.label for row in rows if row.label is not None]
+    return Batch(
+        input_ids=torch.from_numpy(matrix),
+        attention_mask=None if real.all() else torch.from_numpy(real),
+        token_type_ids=types,
+        labels=torch.from_numpy(np.stack(labels)) if labels else None,
+    )
+
+
+def _zeros(row: Row) -> NDArray[np.int32]:
+    return np.zeros_like(row.input_ids)
+
+
+def shuffled_batches(
+    lengths: NDArray[np.int64], *, batch_size: int, rng: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """Row numbers in batches of `batch_size` (the last may be smaller), every row once, in random order.
+
+    Rows are sorted by length inside pools of 16 batches: little is padded, and a batch still mixes rows
+    from all over the file.
+    """
+    order = rng.permutation(len(lengths))
+    batches = []
+    for start in range(0, len(order), _POOL * batch_size):
+        pool = order[start : start + _POOL * batch_size]
+        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        batches += [pool[first : first + batch_size] for first in range(0, len(pool), batch_size)]
+    return [batches[n] for n in rng.permutation(len(batches))]
+
+
+@torch.inference_mode()
+def outputs_of(
+    module: TaskModule,
+    rows_of_examples: Sequence[Sequence[Row]],
+    *,
+    padding: int,
+    batch_tokens: int,
+    precision: str,
+    device: torch.device,
+) -> list[NDArray[np.float32]]:
+    """What the network says of each example's rows, `[rows, …]`, in the examples' order."""
+    rows = [row for of_example in rows_of_examples for row in of_example]
+    token_types = module.backbone.config.type_vocab_size > 1
+    outputs: list[NDArray[np.float32]] = [np.zeros(0, dtype=np.float32)] * len(rows)
+    module.eval()
+    for numbers in batches_by_length([len(row.input_ids) for row in rows], max_tokens=batch_tokens):
+        batch = collate([rows[n] for n in numbers], padding=padding, token_types=token_types).to(device)
+        with autocast("bf16" if precision == "bf16" else "fp32", device):
+            answers = module.predict(batch)
+        for number, answer in zip(numbers, answers.float().cpu().numpy(), strict=True):
+            outputs[number] = answer
+    return list(_grouped(outputs, [len(of_example) for of_example in rows_of_examples]))
+
+
+def _grouped(outputs: Sequence[NDArray[np.float32]], counts: Sequence[int]) -> Iterator[NDArray[np.float32]]:
+    start = 0
+    for count in counts:
+        yield np.stack(outputs[start : start + count])
+        start += count
+
+
+def encode_all(
+    task: Task[E, A],
+    examples: Sequence[E],
+    tokenizer: Tokenizer,
+    inventory: Inventory,
+    *,
+    max_length: int,
+    name: str,
+) -> list[list[Row]]:
+    """The rows of each example; says how many did not fit, `name` telling which examples these are."""
+    rows = [task.encode(example, tokenizer, inventory, max_length=max_length) for example in examples]
+    cut = sum(any(row.cut for row in of_example) for of_example in rows)
+    if cut:
+        progress.say(
+            f"{name}: {cut} of {len(rows)} texts are longer than the {max_length} tokens read and were cut; "
+            "long_texts=windows reads them whole"
+        )
+    return rows

@@ -1,0 +1,131 @@
+"""What a user chooses about fine-tuning and about reading labelled files; torch-free for the help."""
+
+from typing import Literal
+
+from polyseme.devices import Precision
+from polyseme.records import Record
+
+
+class ClassificationSettings(Record, frozen=True):
+    """How labelled texts are read and classified."""
+
+    text_column: str | None = None
+    """Column of the text, by name, or by number from 0 without a header; usually found by its name."""
+    pair_column: str | None = None
+    """Column of the second text of a pair."""
+    label_column: str | None = None
+    """Column of the label; without a header the last one."""
+    header: Literal["auto", "yes", "no"] = "auto"
+    """Whether the first row of a TSV or CSV file names the columns; auto looks for names it knows."""
+    several: bool = False
+    """Each text may have several labels, or none."""
+    separator: str = "|"
+    """What stands between several labels; JSON lines may have a list instead."""
+    long_texts: Literal["truncate", "windows"] = "truncate"
+    """Cut texts longer than the model, or read them by windows and average what they say. Pairs are cut."""
+    pooling: Literal["pooler", "first", "mean"] | None = None
+    """What the classifier reads; usually the pooler where the model has one, else the mean."""
+    label_smoothing: float = 0.0
+    """Share of the target that goes to all labels alike."""
+    encoding: str = "utf-8"
+    """Encoding of the files, or `auto`."""
+    errors: Literal["strict", "replace"] = "strict"
+    """What to do with bytes that are not in the encoding."""
+
+    def __post_init__(self) -> None:
+        if not self.separator:
+            raise ValueError("separator must not be empty")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
+
+
+class FinetuneSettings(Record, frozen=True):
+    """How a model is fine-tuned."""
+
+    learning_rate: float = 1e-4
+    """Of the layers, at its highest."""
+    embedding_learning_rate: float | None = None
+    """Of the embeddings; None: as the layers."""
+    head_learning_rate: float | None = None
+    """Of the new head; None: as the layers."""
+    epochs: int = 4
+    """Times that every training text is seen; the best epoch on dev is kept."""
+    batch_size: int = 32
+    """Texts in a step."""
+    seeds: tuple[int, ...] = (1,)
+    """One run each; the scores are their mean and deviation, and the best on dev is saved."""
+    max_length: int | None = None
+    """Tokens read of a text, special ones included; None: as many as the model has positions."""
+    warmup: float = 0.1
+    """Steps of warm-up: below 1 a share of all steps, else their number."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rates go after the warm-up."""
+    weight_decay: float = 0.01
+    """Decoupled; biases and norms are left out."""
+    clip: float | None = 1.0
+    """Largest norm of the gradient."""
+    dropout: float | None = None
+    """Dropout while fine-tuning, of attention too; None: as the model's folder says."""
+    patience: int | None = None
+    """Stop after so many epochs without a better score on dev."""
+    metric: str | None = None
+    """The score that chooses the best epoch; None: the task's first."""
+    share: float | None = None
+    """Use only this share of the training texts, each label alike."""
+    limit: int | None = None
+    """Use only so many training texts, each label alike."""
+    subset_seed: int = 0
+    """Chooses the texts of `share` and `limit`, apart from `seeds`, so that all runs see the same ones."""
+    fresh: bool = False
+    """Start the same network from random weights: what a comparison must beat."""
+    precision: Precision = "auto"
+    """Numbers of the matrix products; auto takes bf16 where the hardware has it."""
+    device: str = "auto"
+    """Where to compute: cpu, cuda …; auto takes a GPU where there is one."""
+    threads: int | None = None
+    """Threads of the processor; None: as many as this process may use."""
+    batch_tokens: int = 8192
+    """Tokens computed at once when answering, padding included."""
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "embedding_learning_rate", "head_learning_rate"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{name} must not be negative, got {value}")
+        for name in ("epochs", "batch_size", "patience", "limit", "threads", "batch_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must be one or several different numbers, got {list(self.seeds)}")
+        if self.share is not None and not 0 < self.share <= 1:
+            raise ValueError(f"share must lie above 0 and up to 1, got {self.share}")
+        if self.share is not None and self.limit is not None:
+            raise ValueError("share and limit exclude each other; give one")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        if self.max_length is not None and self.max_length < 4:
+            raise ValueError(f"max_length must be at least 4, got {self.max_length}")
+        if self.warmup < 0 or self.weight_decay < 0:
+            raise ValueError(
+                f"warmup and weight_decay must not be negative, got {self.warmup}, {self.weight_decay}"
+            )
+
+
+class PredictSettings(Record, frozen=True):
+    """How a fine-tuned model answers."""
+
+    precision: Precision = "fp32"
+    """Numbers of the matrix products."""
+    device: str = "auto"
+    """Where to compute: cpu, cuda …; auto takes a GPU where there is one."""
+    threads: int | None = None
+    """Threads of the processor; None: as many as this process may use."""
+    batch_tokens: int = 8192
+    """Tokens computed at once, padding included."""
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "batch_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")

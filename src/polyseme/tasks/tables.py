@@ -1,0 +1,103 @@
+"""Rows of a labelled file by the names of their columns: TSV, CSV, JSON lines, plain lines."""
+
+import csv
+from collections.abc import Collection, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from polyseme.errors import DataError
+from polyseme.text.reading import TextSettings, read_lines
+
+_COMPRESSED = {".gz", ".bz2", ".xz"}
+_BLANK: tuple[list[str], ...] = ([], [""])
+_LONGEST_CELL = 2**31 - 1
+
+
+class TableRow(NamedTuple):
+    """One row; the columns of a file without header are called "0", "1" …"""
+
+    where: str
+    """File and line, for messages."""
+    cells: dict[str, Any]
+
+
+class Table(NamedTuple):
+    """A file of rows, read as they are asked for."""
+
+    columns: list[str]
+    """Of the first row, where rows are objects of their own."""
+    named: bool
+    """Whether the columns have names, and not only numbers."""
+    rows: Iterator[TableRow]
+
+
+def read_table(
+    path: Path, *, names: Collection[str], header: Literal["auto", "yes", "no"], reading: TextSettings
+) -> Table:
+    """The rows of a file by its suffix: .tsv, .csv, .json or .jsonl (an object a line), else tabs.
+
+    With `header` auto the first row names the columns if one of its cells is among `names`. Blank lines
+    are passed over, except in a file of plain lines (no tab in the first), where each is a row.
+    A `DataError` names file and line of a row that does not fit.
+    """
+    lines = read_lines(path, reading)
+    suffix = next((s for s in reversed(path.suffixes) if s not in _COMPRESSED), "")
+    if suffix in (".json", ".jsonl"):
+        return _objects(path, lines)
+    numbered = _csv(lines) if suffix == ".csv" else ((n, line.split("\t")) for n, line in enumerate(lines, 1))
+    blank: list[tuple[int, list[str]]] = []
+    first = next((row for row in numbered if not _put_aside(row, blank)), None)
+    if first is None:
+        raise DataError(f"{path} is empty; a file of examples needs at least one row")
+    known = {name.casefold() for name in names}
+    named = header == "yes" or (
+        header == "auto" and any(cell.strip().casefold() in known for cell in first[1])
+    )
+    columns = [cell.strip() for cell in first[1]] if named else [str(n) for n in range(len(first[1]))]
+    rows = numbered if named else chain(blank, [first], numbered)
+    return Table(columns, named, _fitted(path, columns, rows))
+
+
+def _put_aside(row: tuple[int, list[str]], blank: list[tuple[int, list[str]]]) -> bool:
+    """Keep a blank row for a file of plain lines, where it counts."""
+    if row[1] in _BLANK:
+        blank.append(row)
+    return row[1] in _BLANK
+
+
+def _fitted(path: Path, columns: list[str], rows: Iterator[tuple[int, list[str]]]) -> Iterator[TableRow]:
+    for number, cells in rows:
+        if cells in _BLANK and len(columns) > 1:
+            continue
+        cells = cells or [""]
+        if len(cells) != len(columns):
+            raise DataError(
+                f"{path}, line {number}: {len(cells)} columns where the first row has {len(columns)} "
+                f"({', '.join(columns)})"
+            )
+        yield TableRow(f"{path}, line {number}", dict(zip(columns, cells, strict=True)))
+
+
+def _csv(lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
+    csv.field_size_limit(_LONGEST_CELL)  # The module's own limit is 131,072 characters.
+    reader = csv.reader(line + "\n" for line in lines)
+    for cells in reader:
+        yield reader.line_num, cells
+
+
+def _objects(path: Path, lines: Iterator[str]) -> Table:
+    rows = (_object(f"{path}, line {n}", line) for n, line in enumerate(lines, 1) if line.strip())
+    first = next(rows, None)
+    if first is None:
+        raise DataError(f"{path} is empty; a file of examples needs at least one row")
+    return Table(list(first.cells), True, chain([first], rows))
+
+
+def _object(where: str, line: str) -> TableRow:
+    try:
+        return TableRow(where, msgspec.json.decode(line, type=dict[str, Any]))
+    except msgspec.DecodeError as error:
+        raise DataError(f"{where}: not a JSON object ({error}); write one object a line") from error

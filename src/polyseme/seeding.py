@@ -25,23 +25,24 @@ class RowGenerator:
     """One independent stream of chance for each row of a batch, drawn for all rows at once.
 
     A row's stream depends on (seed, path, its sample number) and not on its neighbours, so a sample is
-    corrupted alike in any batch, on any number of workers, and after any restart. The bits come from
-    SplitMix64 (Steele, Lea and Flood 2014, section 5): a counter through a mixing function, which
+    corrupted alike in any batch, on any number of workers, and after any restart. Each call begins a
+    series of its own, so it does not matter either how many numbers the calls before it drew (rows are
+    padded to different lengths in different company). The bits come from SplitMix64 (Steele, Lea and Flood 2014, section 5): a counter through a mixing function, which
     NumPy computes for a whole batch.
     """
 
     def __init__(self, samples: npt.NDArray[np.int64], seed: int, *path: int | str) -> None:
         start = np.uint64(derived(seed, *path))
         self._keys = _mix(samples.astype(np.uint64) * _GOLDEN + start)  # [batch]
-        self._drawn = 0
+        self._calls = 0
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def bits(self, count: int) -> npt.NDArray[np.uint64]:
-        """The next `count` 64-bit numbers of each row: `[batch, count]`."""
-        counter = np.arange(self._drawn + 1, self._drawn + count + 1, dtype=np.uint64)
-        self._drawn += count
+        """The first `count` 64-bit numbers of each row's next series: `[batch, count]`."""
+        self._calls += 1
+        counter = np.arange(count, dtype=np.uint64) + np.uint64(self._calls << 32)
         return _mix(self._keys[:, None] + counter * _GOLDEN)
 
     def random(self, count: int) -> npt.NDArray[np.float64]:

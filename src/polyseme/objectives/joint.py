@@ -42,13 +42,13 @@ class Joint(Objective):
 
     def __init__(self, parts: Sequence[Objective]) -> None:
         super().__init__()
-        self.parts = nn.ModuleList(parts)
+        self.parts = tuple(parts)  # a plain tuple: their heads are registered below, once
         self.corruption = JointCorruption(tuple(part.corruption for part in parts))
         self.heads = nn.ModuleDict({name: head for part in parts for name, head in part.heads.items()})
 
     def loss(self, backbone: nn.Module, states: States, batch: Batch) -> Loss:
         """The sum; `predictions` counts those of the first part."""
-        losses = [part.loss(backbone, states, batch) for part in self.parts]  # type: ignore[operator]
+        losses = [part.loss(backbone, states, batch) for part in self.parts]
         total = losses[0].total
         for loss in losses[1:]:
             total = total + loss.total

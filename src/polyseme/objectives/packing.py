@@ -31,8 +31,9 @@ def plan_packed(store: Store, documents: Integers, *, length: int, seed: int, ep
 def cut_texts(store: Store, documents: Integers, *, most: int) -> Integers:
     """The documents as spans `[texts, 2]` of at most `most` tokens, each as many whole sentences as fit.
 
-    A sentence that is longer by itself is cut where it must be.
+    Where whole sentences would leave more than an eighth of the room empty, the next one is cut.
     """
+    least = most - most // 8
     texts: list[tuple[int, int]] = []
     for document in documents:
         start, end = (int(border) for border in store.document_starts[document : document + 2])
@@ -40,7 +41,7 @@ def cut_texts(store: Store, documents: Integers, *, most: int) -> Integers:
         borders = [*store.sentence_starts[first:last].tolist(), end]
         while end - start > most:
             fitting = bisect_left(borders, start + most + 1) - 1
-            stop = borders[fitting] if borders[fitting] > start else start + most
+            stop = borders[fitting] if borders[fitting] >= start + least else start + most
             texts.append((start, stop))
             start = stop
         if end > start:

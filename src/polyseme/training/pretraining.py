@@ -25,7 +25,7 @@ from polyseme.seeding import derived
 from polyseme.text.store import Store
 from polyseme.training.building import Pretraining, begin, build_objective
 from polyseme.training.held_out import held_out_batches, unigram_level
-from polyseme.training.journal import Journal, draw_curves
+from polyseme.training.journal import Journal, draw_curves, read_journal
 from polyseme.training.loader import Loader, Position, ahead, split_documents
 from polyseme.training.loop import Step, mean_loss, train
 from polyseme.training.optimizers import build_optimizers
@@ -113,6 +113,7 @@ class _Run:
         first = self._resume()
         if first >= self.pace.total_steps:
             progress.say(f"{self.folder} is already trained for {first} steps; nothing to do")
+            self._recall()
             return self._outcome(first, finished=True)
         self.started = self.saved = self.shown = time.perf_counter()
         self.done = first
@@ -297,6 +298,12 @@ class _Run:
         if not finished:
             progress.say(f"stopped and saved at step {self.done}; the same command goes on from there")
         return self._outcome(self.done, finished=finished)
+
+    def _recall(self) -> None:
+        """The last held-out figures, from the journal."""
+        lines = [line for line in read_journal(self.folder / "journal.jsonl") if line["kind"] == "held-out"]
+        if lines:
+            self.figures, self.unigram = lines[-1]["parts"], lines[-1]["unigram"]
 
     def _outcome(self, steps: int, *, finished: bool) -> Outcome:
         return Outcome(self.folder, steps, finished, self.figures, self.unigram)

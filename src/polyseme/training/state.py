@@ -52,6 +52,8 @@ class Progress(Record, frozen=True, kw_only=True):
 def save_state(folder: Path, module: nn.Module, optimizers: Optimizers, progress: Progress) -> None:
     """Write `folder/step-…`, then remove the states before it."""
     target = folder / f"step-{progress.step:08}"
+    if target.exists() and _complete(target):
+        return  # the same step of the same run: the same bytes
     with whole_folder(target, replace=True) as building:
         write_whole(building / _WEIGHTS, bytes_of(_contiguous(module.state_dict())))
         write_whole(building / _OPTIMIZERS, bytes_of(_optimizer_tensors(optimizers)))

@@ -60,16 +60,19 @@ class _Normaliser:
 
 
 # Tab and newline part words and lines, and the two joiners belong to scripts and emoji: they stay.
-_CONTROL = re.compile(
-    "[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff"
-    "\ufff9-\ufffb]+"
+_CONTROL_CLASS = (
+    "\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff"
+    "\ufff9-\ufffb"
 )
-_SEPARATORS = re.compile("[\x0b\x0c\r\x85\u2028\u2029]+")
+_SEPARATOR_CLASS = "\x0b\x0c\r\x85\u2028\u2029"
+_CONTROL = re.compile(f"[{_CONTROL_CLASS}]+")
+_SEPARATORS = re.compile(f"[{_SEPARATOR_CLASS}]+")
+_UNWANTED = re.compile(f"[{_CONTROL_CLASS}{_SEPARATOR_CLASS}]")
 
 
 def without_control(text: str) -> str:
     """The text without control characters; separators other than tab and newline become a blank."""
-    if text.isprintable():
+    if text.isprintable() or not _UNWANTED.search(text):
         return text
     return _SEPARATORS.sub(" ", _CONTROL.sub("", text))
 

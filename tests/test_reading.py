@@ -280,3 +280,9 @@ def test_blocks_of_any_size_give_the_same_lines(lines: list[str], step: int) -> 
     found = [line for batch in split_lines(decoded(blocks, name="x", errors="replace")) for line in batch]
     wanted = data.decode().removeprefix("\ufeff").replace("\0", "�").split("\n")
     assert found == (wanted if wanted[-1] else wanted[:-1])
+
+
+def test_a_file_that_cannot_be_opened_is_named_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(DataError, match=r"link cannot be read: No such file or directory"):
+        lines_of(tmp_path)

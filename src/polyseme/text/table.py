@@ -83,6 +83,9 @@ def alone(character: str, normalizer: Any, cut: Any) -> str | None:
         return None
     around = f"x{character}x"
     normal = normalizer.normalize_str(around) if normalizer else around
+    if normal == "xx":
+        # What vanishes lets the marks on both of its sides meet.
+        return None
     match [piece for piece, _ in cut.pre_tokenize_str(normal)]:
         case ["x", "x"]:
             return ""

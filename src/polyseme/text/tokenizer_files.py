@@ -110,11 +110,26 @@ def _tokenizer_json(path: Path, settings: dict[str, Any]) -> tuple[Definition, d
         raise CheckpointError(f"{path} holds a model of an unknown kind, {error}") from error
     # What transformers does when it uses the tokenizer in training must not cut or pad texts here.
     content |= {"truncation": None, "padding": None}
-    rules = content.get("normalizer") or {}
-    if rules.get("type") == "BertNormalizer":
+    try:
+        _switch(content.get("normalizer"), settings)
+        tokens = _tokens_of(content["model"])
+        known = tokens | {entry["content"] for entry in content.get("added_tokens", []) if "id" in entry}
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{path} is damaged: its vocabulary, normalizer or added tokens are not what they must be"
+        ) from error
+    unknown = content["model"].get("unk_token")
+    if unknown is not None and unknown not in tokens:
+        raise CheckpointError(
+            f"{path} names the unknown token {unknown!r}, but the vocabulary lacks it; add it"
+        )
+    return content, _roles(settings, known, path, unknown=unknown)
+
+
+def _switch(rules: dict[str, Any] | None, settings: Mapping[str, Any]) -> None:
+    """Let the settings beside a tokenizer decide about BERT's normalizer, as transformers does."""
+    if rules is not None and rules.get("type") == "BertNormalizer":
         rules |= {switch: settings[name] for name, switch in _BERT_SWITCHES.items() if name in settings}
-    known = {entry["content"] for entry in content.get("added_tokens", [])} | _tokens_of(content["model"])
-    return content, _roles(settings, known, path, unknown=content["model"].get("unk_token"))
 
 
 def _tokens_of(model: Mapping[str, Any]) -> set[str]:
@@ -134,7 +149,7 @@ def _bert_vocabulary(path: Path, settings: dict[str, Any]) -> tuple[Definition, 
             "or name the token in tokenizer_config.json beside it"
         )
     rules = normalizer("wordpiece", lowercase=True, strip_accents=None)
-    rules |= {switch: settings[name] for name, switch in _BERT_SWITCHES.items() if name in settings}
+    _switch(rules, settings)
     model = wordpiece_model(vocabulary, unknown=roles["unknown"])
     return definition("wordpiece", model, roles=roles, ids=vocabulary, normalizer=rules), roles
 

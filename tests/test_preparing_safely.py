@@ -113,7 +113,7 @@ def test_a_killed_worker_ends_the_run_with_one_line_and_leaves_nothing(place: Pa
     assert errors.splitlines()[-1].startswith(
         "polyseme.errors.PolysemeError: a worker process died (killed, or out of memory"
     )
-    assert not members(process.pid)
+    wait_until(lambda: not members(process.pid))
     assert sorted(path.name for path in place.iterdir() if path.name.startswith((".", "store"))) == []
 
 
@@ -123,7 +123,7 @@ def test_an_interrupted_run_leaves_nothing(place: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: to the whole group
     _, errors = process.communicate(timeout=20)
     assert errors.splitlines()[-1] == "KeyboardInterrupt"
-    assert not members(process.pid)
+    wait_until(lambda: not members(process.pid))
     assert sorted(path.name for path in place.iterdir() if path.name.startswith((".", "store"))) == []
 
 

@@ -1,6 +1,7 @@
 """Folders of transformers and ours hold the same models, in both directions."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,15 @@ def modernbert_choices(seed: int) -> dict[str, Any]:
         **dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), bias),
         "global_rope_theta": base,
     }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Networks of this size only wait for a second thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 CASES = [("BertForPreTraining", bert_choices), ("ModernBertForMaskedLM", modernbert_choices)]

@@ -20,7 +20,9 @@ class Reading:
     used: dict[str, tuple[str, ...]]
     """Each tensor that was read, and ours that it filled."""
     unused: tuple[str, ...]
-    """Tensors of parts that were not asked for, ties, and buffers without weights."""
+    """Tensors that hold nothing of their own: the other ends of ties, and buffers."""
+    skipped: tuple[str, ...]
+    """Tensors of parts that were not asked for."""
 
 
 def standard_names(format: Format, stored: Mapping[str, Stored]) -> dict[str, Stored]:
@@ -82,8 +84,12 @@ def read_tensors(
     for name, ours in groups.items():
         tensor = as_floats(sources[name], dtype)
         tensors |= zip(ours, cut(tensor, [wanted[our_name].shape[0] for our_name in ours]), strict=True)
-    used = {sources[name].name: ours for name, ours in groups.items()}
-    return tensors, Reading(used, tuple(sorted(tensor.name for tensor in rest.values())))
+    idle = {*format.buffers, *format.ties}
+    return tensors, Reading(
+        used={sources[name].name: ours for name, ours in groups.items()},
+        unused=tuple(sorted(tensor.name for name, tensor in rest.items() if name in idle)),
+        skipped=tuple(sorted(tensor.name for name, tensor in rest.items() if name not in idle)),
+    )
 
 
 def _sources(
@@ -100,7 +106,7 @@ def _sources(
             sources[name] = found
     if missing:
         raise CheckpointError(
-            f"{where} lacks {_listed(missing)}; if a part is to start fresh, name it in fresh="
+            f"{where} lacks {listed(missing)}; if a part is to start fresh, name it in fresh="
         )
     return sources
 
@@ -139,10 +145,11 @@ def _check_rest(format: Format, rest: Mapping[str, Stored], parts: set[str], whe
         and not any(table.ours(name) for table in others)
     ]
     if left:
-        raise CheckpointError(f"{where} holds {_listed(left)}, for which this model has no place")
+        raise CheckpointError(f"{where} holds {listed(left)}, for which this model has no place")
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: Iterable[str]) -> str:
+    """The first names of tensors, and how many more there are."""
     names = sorted(names)
     more = f" and {len(names) - 4} more tensors" if len(names) > 4 else ""
     return ", ".join(names[:4]) + more

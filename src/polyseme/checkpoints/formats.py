@@ -1,5 +1,6 @@
 """What a published family's folder looks like, as data; and the table of the families that are known."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -113,9 +114,11 @@ def read_config(format: Format, plain: dict[str, Any], *, where: str, pooler: bo
             )
     fields: dict[str, Any] = {**format.fixed, "pooler": pooler}
     for ours, theirs in format.names.items():
-        value = plain.get(theirs, format.defaults.get(theirs))
+        value = plain.get(theirs)
+        if value is None:
+            value = format.defaults[theirs]
         if ours == "activation":
-            if value not in ACTIVATIONS:
+            if not isinstance(value, str) or value not in ACTIVATIONS:
                 raise CheckpointError(
                     f"{where}: {theirs} is {value!r}; polyseme computes {', '.join(ACTIVATIONS)}"
                 )
@@ -128,6 +131,7 @@ def read_config(format: Format, plain: dict[str, Any], *, where: str, pooler: bo
         message = str(error)
         for ours, theirs in format.names.items():
             message = message.replace(f"`$.{ours}`", theirs)
+        message = re.sub(r"`\$\.(\S+)`", r"\1", message)
         raise CheckpointError(f"{where}: {message}") from error
 
 

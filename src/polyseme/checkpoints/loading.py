@@ -72,10 +72,7 @@ def read_model(
         card = _with_labels(card, labels)
     how = source.pooling() if classes is not None else pooling or next(iter(source.format.poolings))
 
-    # Shapes come first, without memory: a damaged file may claim any size.
-    with torch.device("meta"):
-        backbone = Transformer(config)
-        modules = {head: _head(head, config, classes or 0, how) for head in HEADS if head in read}
+    backbone, modules = _shapes(config, [head for head in HEADS if head in read], classes or 0, how, source)
     wanted = {name: tensor for name, tensor in backbone.state_dict().items() if _is_read(name, read)}
     for head, module in modules.items():
         wanted |= {f"{head}.{name}": tensor for name, tensor in module.state_dict().items()}
@@ -96,6 +93,21 @@ def read_model(
     for module in (backbone, *modules.values()):
         module.eval()
     return Model(backbone=backbone, heads=modules, tokenizer=_tokenizer(source, config), card=card), reading
+
+
+def _shapes(
+    config: TransformerConfig, heads: list[str], classes: int, pooling: str, source: Source
+) -> tuple[Transformer, dict[str, nn.Module]]:
+    """The modules without memory: a damaged file may claim any size, so shapes are compared first."""
+    try:
+        with torch.device("meta"):
+            backbone = Transformer(config)
+            return backbone, {head: _head(head, config, classes, pooling) for head in heads}
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{source.folder}/config.json asks for sizes that no machine holds: hidden_size "
+            f"{config.hidden_size}, vocab_size {config.vocab_size}"
+        ) from error
 
 
 def _is_read(name: str, read: set[str]) -> bool:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import msgspec
+
 from polyseme.checkpoints.formats import Format
 from polyseme.checkpoints.rules import Rules
 from polyseme.models.transformer.config import TransformerConfig
@@ -34,65 +36,86 @@ CLASSIFICATION: Rules = {
     "classifier.": "classification.dense.",
 }
 
-_MOST_POSITIONS = 1 << 20
 _BIASES = ("attention_bias", "mlp_bias", "norm_bias", "classifier_bias")
+_MOST_POSITIONS = 1 << 20
 
 
-def _same(plain: dict[str, Any], keys: tuple[str, ...], default: Any) -> Any:
-    """The value that all of `keys` have; our record has one field for them."""
-    values = {key: plain.get(key, default) for key in keys}
-    first = values[keys[0]]
-    for key, value in values.items():
-        if value != first:
-            raise ValueError(f"{key} is {value!r} and {keys[0]} {first!r}; polyseme has one value for both")
-    return first
+class _Rotary(msgspec.Struct):
+    """`rope_parameters`: by the kind of layer, or one entry for all."""
+
+    rope_type: str = "default"
+    rope_theta: float | None = None
+    full_attention: "_Rotary | None" = None
 
 
-def _rotary_base(plain: dict[str, Any]) -> Any:
-    parameters = plain.get("rope_parameters") or {}
-    if "rope_type" in parameters or "rope_theta" in parameters:  # the flat form: one entry for all layers
-        parameters = {"full_attention": parameters}
-    entry = parameters.get("full_attention") or {}
-    kind = entry.get("rope_type", "default")
-    if kind != "default":
-        raise ValueError(f"rope_type is {kind!r}, which polyseme does not compute; it reads 'default'")
-    return entry.get("rope_theta", plain.get("global_rope_theta", 160_000.0))
+class _Settings(msgspec.Struct):
+    """The keys of config.json that have no field of ours to themselves, with what their absence means."""
 
+    num_hidden_layers: int = 22
+    max_position_embeddings: int = 8192
+    layer_types: list[str] | None = None
+    global_attn_every_n_layers: int = 3
+    rope_parameters: _Rotary | None = None
+    global_rope_theta: float = 160_000.0
+    hidden_activation: str = "gelu"
+    classifier_activation: str = "gelu"
+    embedding_dropout: float = 0.0
+    mlp_dropout: float = 0.0
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    norm_bias: bool = False
+    classifier_bias: bool = False
 
-def _refuse_local_layers(plain: dict[str, Any]) -> None:
-    layers = plain.get("num_hidden_layers", 22)
-    every = plain.get("global_attn_every_n_layers", 3)
-    kinds = plain.get("layer_types")
-    if kinds is None:
-        if every != 1 and layers != 1:
+    def same(self, *keys: str) -> Any:
+        """The value that all of `keys` have; our record has one field for them."""
+        first = getattr(self, keys[0])
+        for key in keys:
+            if (value := getattr(self, key)) != first:
+                raise ValueError(
+                    f"{key} is {value!r} and {keys[0]} {first!r}; polyseme has one value for all of them"
+                )
+        return first
+
+    def rotary_base(self) -> float:
+        rotary = self.rope_parameters or _Rotary()
+        rotary = rotary.full_attention or rotary
+        if rotary.rope_type != "default":
             raise ValueError(
-                f"global_attn_every_n_layers is {every!r}, so some layers see their neighbours only, "
-                "which polyseme does not compute; it reads 1"
+                f"rope_type is {rotary.rope_type!r}, which polyseme does not compute; it reads 'default'"
             )
-        return
-    for number, kind in enumerate(kinds):
-        if kind != "full_attention":
+        return self.global_rope_theta if rotary.rope_theta is None else rotary.rope_theta
+
+    def refuse_local_layers(self) -> None:
+        every, kinds = self.global_attn_every_n_layers, self.layer_types
+        if kinds is None:
+            if every != 1 and self.num_hidden_layers > 1:
+                raise ValueError(
+                    f"global_attn_every_n_layers is {every}, so some layers see their neighbours only, "
+                    "which polyseme does not compute; it reads 1"
+                )
+            return
+        for number, kind in enumerate(kinds):
+            if kind != "full_attention":
+                raise ValueError(
+                    f"layer_types[{number}] is {kind!r}, which polyseme does not compute; "
+                    "it reads 'full_attention' in every layer"
+                )
+        if len(kinds) != self.num_hidden_layers:
             raise ValueError(
-                f"layer_types[{number}] is {kind!r}, which polyseme does not compute; "
-                "it reads 'full_attention' in every layer"
+                f"layer_types names {len(kinds)} layers and num_hidden_layers {self.num_hidden_layers}"
             )
-    if len(kinds) != layers:
-        raise ValueError(f"layer_types names {len(kinds)} layers and num_hidden_layers {layers!r}")
 
 
 def _read_more(plain: dict[str, Any]) -> dict[str, Any]:
-    _refuse_local_layers(plain)
-    if plain.get("max_position_embeddings", 8192) > _MOST_POSITIONS:
-        raise ValueError(f"max_position_embeddings is above {_MOST_POSITIONS}, for which no angles are kept")
-    _same(
-        {"hidden_activation": "gelu", "classifier_activation": "gelu", **plain},
-        ("hidden_activation", "classifier_activation"),
-        "gelu",
-    )
+    settings = msgspec.convert({key: value for key, value in plain.items() if value is not None}, _Settings)
+    settings.refuse_local_layers()
+    settings.same("hidden_activation", "classifier_activation")
+    if settings.max_position_embeddings > _MOST_POSITIONS:
+        raise ValueError(f"max_position_embeddings is above {_MOST_POSITIONS}, the most that polyseme reads")
     return {
-        "bias": _same(plain, _BIASES, False),
-        "dropout": float(_same(plain, ("mlp_dropout", "embedding_dropout"), 0.0)),
-        "rotary_base": float(_rotary_base(plain)),
+        "bias": settings.same(*_BIASES),
+        "dropout": settings.same("mlp_dropout", "embedding_dropout"),
+        "rotary_base": settings.rotary_base(),
     }
 
 
@@ -167,7 +190,7 @@ MODERNBERT = Format(
         "pooler": False,
         "scaled_outputs": True,
     },
-    demanded={"decoder_bias": (True,)},
+    demanded={"decoder_bias": (True,), "rope_scaling": (None,)},
     written={
         "decoder_bias": True,
         "reference_compile": False,

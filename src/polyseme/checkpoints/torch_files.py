@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import warnings
 from pathlib import Path
 
 import torch
@@ -19,7 +20,9 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
     rebuild tensors; a file that asks for another is refused, and the error names what it asked for.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # A word on unusual pickles; the errors below say what matters.
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if forbidden := _FORBIDDEN.search(str(error)):
             raise CheckpointError(
@@ -40,4 +43,6 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    """What went wrong, without torch's advice to read the file by a loader that runs code."""
+    message = str(error).rpartition("WeightsUnpickler error: ")[2].strip() or type(error).__name__
+    return message.splitlines()[0][:200]

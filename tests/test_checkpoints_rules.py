@@ -1,0 +1,154 @@
+"""Tables of names read forwards and backwards say the same."""
+
+import pytest
+import torch
+from torch import nn
+
+from polyseme.checkpoints.formats import (
+    ACTIVATIONS,
+    FORMATS,
+    Format,
+    config_json,
+    family_of,
+    format_of,
+    read_config,
+)
+from polyseme.checkpoints.rules import Translation, cut, join
+from polyseme.errors import CheckpointError
+from polyseme.models.heads import ClassificationHead, MaskedLMHead, PairHead
+from polyseme.models.transformer.config import TransformerConfig
+from polyseme.models.transformer.model import Transformer
+
+
+def config_of(format: Format, **changes: object) -> TransformerConfig:
+    small = {"vocab_size": 20, "hidden_size": 8, "num_heads": 2, "intermediate_size": 12, "num_layers": 11}
+    pooler = {"pooler": bool(format.rules["pooler"])}
+    return TransformerConfig(**{**small, **format.fixed, **pooler, **changes})  # type: ignore[arg-type]
+
+
+def names_of(format: Format) -> dict[str, tuple[int, ...]]:
+    """Every parameter that a model of the family can have, biases included, with its shape."""
+    config = config_of(format, bias=True)
+    modules: dict[str, nn.Module] = {"": Transformer(config)}
+    built = {
+        "masked-lm": lambda: MaskedLMHead(config),
+        "next-sentence": lambda: PairHead(config),
+        "classification": lambda: ClassificationHead(config, 3, next(iter(format.poolings))),
+    }
+    modules |= {f"{head}.": make() for head, make in built.items() if head in format.rules}
+    return {
+        prefix + name: tuple(tensor.shape)
+        for prefix, module in modules.items()
+        for name, tensor in module.state_dict().items()
+    }
+
+
+@pytest.fixture(params=FORMATS)
+def format(request: pytest.FixtureRequest) -> Format:
+    return format_of(request.param)
+
+
+def test_every_parameter_has_one_foreign_name_that_leads_back_to_it(format: Format) -> None:
+    names = names_of(format)
+    for part, rules in format.rules.items():
+        table = Translation(rules)
+        heads = tuple(f"{head}." for head in format.marks)
+        own = [
+            n for n in names if n.startswith(f"{part}.") or (part == "backbone" and not n.startswith(heads))
+        ]
+        for name in own:
+            if part == "backbone" and name.startswith("pooler."):
+                continue
+            theirs = table.theirs(name)
+            assert theirs is not None
+            assert name in (table.ours(theirs) or ())
+            groups = table.groups(table.ours(theirs) or ())
+            assert list(groups) == [theirs]
+
+
+def test_tensors_joined_and_cut_come_back_unchanged(format: Format) -> None:
+    generator = torch.Generator().manual_seed(0)
+    names = names_of(format)
+    tensors = {name: torch.randn(shape, generator=generator) for name, shape in names.items()}
+    for part, rules in format.rules.items():
+        table = Translation(rules)
+        own = [name for name in names if table.theirs(name) is not None]
+        assert own or not rules, part
+        for ours in table.groups(own).values():
+            back = cut(join(tensors[name] for name in ours), [names[name][0] for name in ours])
+            assert all(torch.equal(part, tensors[name]) for part, name in zip(back, ours, strict=True))
+
+
+def test_modernberts_joined_tensors_hold_query_key_value_and_input_before_gate() -> None:
+    table = Translation(format_of("modernbert").rules["backbone"])
+    assert table.ours("model.layers.10.attn.Wqkv.weight") == (
+        "layers.10.attention.query.weight",
+        "layers.10.attention.key.weight",
+        "layers.10.attention.value.weight",
+    )
+    assert table.ours("model.layers.0.mlp.Wi.bias") == (
+        "layers.0.feedforward.input.bias",
+        "layers.0.feedforward.gate.bias",
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["model.layers.01.attn.Wo.weight", "model.layers.x.attn.Wo.weight", "model.layers.1.attn.Wo", ""]
+)
+def test_a_name_that_only_resembles_one_of_the_table_is_unknown(name: str) -> None:
+    assert Translation(format_of("modernbert").rules["backbone"]).ours(name) is None
+
+
+def test_a_parameter_without_a_rule_is_our_own_mistake() -> None:
+    with pytest.raises(LookupError, match=r"no rule says where .*memory is stored"):
+        Translation(format_of("bert").rules["backbone"]).groups(["layers.0.memory"])
+
+
+def test_settings_come_back_unchanged(format: Format) -> None:
+    for number, activation in enumerate(("gelu", "gelu_tanh", "relu", "silu")):
+        config = config_of(
+            format, activation=activation, dropout=0.1 * number, layer_norm_eps=1e-7, padding_id=number,
+            max_position_embeddings=99, initializer_range=0.5, attention_dropout=0.3,
+        )  # fmt: skip
+        plain = config_json(format, config)
+        assert read_config(format, plain, where="here", pooler=config.pooler) == config
+        assert family_of(config) == format.family
+
+
+def test_every_activation_is_known_by_one_name_that_is_written() -> None:
+    written = {
+        ours: next(name for name, ours_too in ACTIVATIONS.items() if ours_too == ours)
+        for ours in ACTIVATIONS.values()
+    }
+    assert written == {"gelu": "gelu", "gelu_tanh": "gelu_new", "relu": "relu", "silu": "silu"}
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "message"),
+    [
+        ("bert", {"gated": True}, "a bert folder cannot say gated=True; in this family it is False"),
+        ("bert", {"bias": False}, "cannot say bias=False"),
+        ("bert", {"positions": "rotary"}, "cannot say positions='rotary'"),
+        ("bert", {"type_vocab_size": 0}, "cannot say type_vocab_size=0"),
+        ("modernbert", {"type_vocab_size": 2}, "a modernbert folder cannot say type_vocab_size=2"),
+        ("modernbert", {"positions": "learned"}, "cannot say positions='learned'"),
+        ("modernbert", {"pooler": True}, "cannot say pooler=True"),
+        ("modernbert", {"gated": False}, "cannot say gated=False"),
+    ],
+)
+def test_a_choice_that_the_folder_cannot_say_is_refused(
+    family: str, changes: dict[str, object], message: str
+) -> None:
+    format = format_of(family)
+    config = config_of(format, **changes)
+    with pytest.raises(CheckpointError, match=message):
+        config_json(format, config)
+    with pytest.raises(CheckpointError, match=r"no known family has these choices: .*bert.*; .*modernbert"):
+        family_of(config)
+
+
+def test_an_unknown_family_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(
+        CheckpointError, match="family 't5' cannot be read or written; known are bert, modernbert"
+    ):
+        format_of("t5")

@@ -1,0 +1,1 @@
+"""Fair comparisons: baselines, probes of frozen features."""

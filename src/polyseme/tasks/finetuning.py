@@ -27,6 +27,7 @@ from polyseme.records import from_plain, to_plain
 from polyseme.seeding import derived, generator
 from polyseme.tasks.rows import collate, encode_all, outputs_of, shuffled_batches
 from polyseme.tasks.settings import FinetuneSettings
+from polyseme.tasks.subsets import subset
 from polyseme.tasks.task import Row, Task, TaskModule, divided, make_task
 from polyseme.text.tokenizer import Tokenizer
 from polyseme.training import loop
@@ -148,7 +149,7 @@ class _Finetuning:
         """The examples of each file and their rows; labels are known before a subset is taken."""
         examples = list(self.task.read(train, labelled=True))
         self.inventory = self.task.fit(examples)
-        files = {"train": self._subset(examples), "dev": list(self.task.read(dev, labelled=True))}
+        files = {"train": self._chosen(examples), "dev": list(self.task.read(dev, labelled=True))}
         files["test"] = list(self.task.read(test, labelled=True)) if test is not None else []
         return {name: _Data(of_file, self._encoded(of_file, name)) for name, of_file in files.items()}
 
@@ -250,6 +251,11 @@ class _Finetuning:
             self.task, examples, self.tokenizer, self.inventory, max_length=self.max_length, name=name
         )
 
+    def _chosen(self, examples: list[Any]) -> list[Any]:
+        settings = self.settings
+        strata = [self.task.stratum(example) for example in examples]
+        return subset(examples, strata, share=settings.share, limit=settings.limit, seed=settings.subset_seed)
+
     def _scores(self, module: TaskModule, data: _Data) -> dict[str, float]:
         outputs = outputs_of(
             module,
@@ -260,35 +266,6 @@ class _Finetuning:
             device=self.device,
         )
         return self.task.score(self.task.decode(outputs, data.examples, self.inventory), data.examples)
-
-    def _subset(self, examples: list[Any]) -> list[Any]:
-        settings = self.settings
-        if settings.share is None and settings.limit is None:
-            return examples
-        count = settings.limit or max(1, round((settings.share or 1) * len(examples)))
-        strata = [self.task.stratum(example) for example in examples]
-        return [examples[n] for n in stratified(strata, count, seed=settings.subset_seed)]
-
-
-def stratified(strata: Sequence[object], count: int, *, seed: int) -> list[int]:
-    """The numbers of `count` examples, in order, each stratum with its share of them (to one example).
-
-    A smaller subset of the same seed lies inside a larger one, as far as the rounding allows.
-    """
-    members: dict[object, list[int]] = {}
-    for number, stratum in enumerate(strata):
-        members.setdefault(stratum, []).append(number)
-    exact = [len(group) * min(count, len(strata)) / len(strata) for group in members.values()]
-    quotas = [math.floor(share) for share in exact]
-    short = min(count, len(strata)) - sum(quotas)
-    by_remainder = sorted(range(len(exact)), key=lambda n: quotas[n] - exact[n])
-    for place in by_remainder[:short]:
-        quotas[place] += 1
-    chosen: list[int] = []
-    for place, (group, quota) in enumerate(zip(members.values(), quotas, strict=True)):
-        order = generator(seed, "subset", place).permutation(len(group))
-        chosen += [group[n] for n in order[:quota]]
-    return sorted(chosen)
 
 
 def _optimizers(module: TaskModule, settings: FinetuneSettings) -> Optimizers:

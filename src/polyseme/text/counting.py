@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from polyseme import progress
 from polyseme.text.codepoints import CharacterTable, codepoints, pieces
 from polyseme.text.table import alone
 from polyseme.text.words import WordCutter, word_starts
@@ -78,10 +77,8 @@ def count_words(
 ) -> Counter[str]:
     """The words of all texts and their counts; `WordCounter` says how."""
     counter = WordCounter(normalizer, cut, cutter=cutter, most=most)
-    with progress.bar("count words", unit="characters") as work:
-        for batch in _batches(iter(texts)):
-            counter.add(batch)
-            work.advance(sum(map(len, batch)))
+    for batch in _batches(iter(texts)):
+        counter.add(batch)
     return counter.words()
 
 

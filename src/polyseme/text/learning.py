@@ -43,7 +43,7 @@ class LearningSettings(Record, frozen=True, kw_only=True):
     min_count: int = 2
     """How often a character, a pair to merge, or a word must occur at least."""
     words: str = "rjieba"
-    """What cuts words for bpe, byte-bpe, unigram and words: rjieba, jieba, blanks, characters, "module:name"."""
+    """Cuts words for bpe, byte-bpe, unigram and words: rjieba, jieba, blanks, characters, "module:name"."""
     dictionary: str | None = None
     """A file of words that rjieba and jieba shall know."""
     max_words: int = 1_000_000

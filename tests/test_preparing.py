@@ -152,7 +152,7 @@ def test_the_bytes_are_the_same_for_any_number_of_workers(tokenizer: Path, tmp_p
     stores = []
     for workers in (1, 2, 3):
         out = tmp_path / str(workers)
-        prepare([tmp_path / "text"], tokenizer=tokenizer, out=out, workers=workers, **options)  # type: ignore[arg-type]
+        prepare([tmp_path / "text"], tokenizer=tokenizer, out=out, workers=workers, **options)
         stores.append(contents(out))
     assert stores[0] == stores[1] == stores[2]
     assert len([name for name in stores[0] if name.startswith("ids")]) > 3

@@ -49,7 +49,8 @@ def test_spans_come_back_as_they_were_written_also_across_shards(tmp_path: Path)
             spans = [slice(a, b) for a, b in zip(starts, stops, strict=True)]
             assert got_ids.tolist() == [i for span in spans for i in ids[span].tolist()]
             assert got_marks.tolist() == [m for span in spans for m in marks[span].tolist()]
-            assert (got_ids.dtype, got_marks.dtype) == (np.int32, np.uint8)
+            assert got_ids.dtype == np.int32
+            assert got_marks.dtype == np.uint8
 
 
 def test_offsets_and_counts_follow_from_marks_and_ids(store: Store) -> None:

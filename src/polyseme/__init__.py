@@ -1,1 +1,80 @@
-"""The whole life of pre-trained language models, from raw text to served vectors."""
+"""The whole life of pre-trained language models, from raw text to served vectors.
+
+Each command of the command line is a function here with the same words. A name is imported when it is
+first used, so `import polyseme` is quick and loads no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from polyseme.checkpoints.convert import convert
+    from polyseme.checkpoints.loading import load
+    from polyseme.checkpoints.saving import save
+    from polyseme.embedding.embedder import Embedder
+    from polyseme.embedding.embedding import embed
+    from polyseme.inspection.masks import show_masks
+    from polyseme.inspection.model import show_model
+    from polyseme.inspection.store import show_store
+    from polyseme.inspection.tokens import show_tokens
+    from polyseme.tasks.finetuning import finetune
+    from polyseme.tasks.predicting import evaluate, predict
+    from polyseme.text.preparing import prepare
+    from polyseme.text.store import Store
+    from polyseme.text.tokenizer import Tokenizer
+    from polyseme.text.tokenizer_learning import learn_tokenizer
+    from polyseme.training.pretraining import pretrain
+    from polyseme.training.recipes import recipes
+
+__all__ = [
+    "Embedder",
+    "Store",
+    "Tokenizer",
+    "convert",
+    "embed",
+    "evaluate",
+    "finetune",
+    "learn_tokenizer",
+    "load",
+    "predict",
+    "prepare",
+    "pretrain",
+    "recipes",
+    "save",
+    "show_masks",
+    "show_model",
+    "show_store",
+    "show_tokens",
+]
+
+_MODULES = {
+    "Embedder": "polyseme.embedding.embedder",
+    "Store": "polyseme.text.store",
+    "Tokenizer": "polyseme.text.tokenizer",
+    "convert": "polyseme.checkpoints.convert",
+    "embed": "polyseme.embedding.embedding",
+    "evaluate": "polyseme.tasks.predicting",
+    "finetune": "polyseme.tasks.finetuning",
+    "learn_tokenizer": "polyseme.text.tokenizer_learning",
+    "load": "polyseme.checkpoints.loading",
+    "predict": "polyseme.tasks.predicting",
+    "prepare": "polyseme.text.preparing",
+    "pretrain": "polyseme.training.pretraining",
+    "recipes": "polyseme.training.recipes",
+    "save": "polyseme.checkpoints.saving",
+    "show_masks": "polyseme.inspection.masks",
+    "show_model": "polyseme.inspection.model",
+    "show_store": "polyseme.inspection.store",
+    "show_tokens": "polyseme.inspection.tokens",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'polyseme' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

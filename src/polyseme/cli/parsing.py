@@ -2,10 +2,11 @@
 
 import contextlib
 import io
+import itertools
 import os
 import re
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 import tyro
@@ -16,7 +17,9 @@ from polyseme.records import nearest
 R = TypeVar("R", bound=msgspec.Struct)
 
 # Records inside a record (how text is read, normalised …) give plain options: not --text.encoding.
-_FLAT = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone)
+_FLAT = (tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone, tyro.conf.PositionalMetavarFromFieldName)
+
+_PLACE = get_args(tyro.conf.Positional[int])[1]
 
 
 def parse(options: type[R], arguments: list[str], *, command: str) -> R:
@@ -53,24 +56,17 @@ def by_name(options: msgspec.Struct, *, leave: str | None = None) -> dict[str, A
 
 
 def known_options(options: type[msgspec.Struct]) -> list[str]:
-    """The options of a record and of the records inside it, as they are typed."""
+    """The options of a record and of the records inside it, as they are typed; places have no name."""
     names: list[str] = []
-    for field in _fields(options):
-        inner = _record_in(field.type)
-        names += known_options(inner) if inner else [f"--{field.encode_name.replace('_', '-')}"]
-        if isinstance(field.type, msgspec.inspect.BoolType):
-            names.append("--no-" + field.encode_name.replace("_", "-"))
+    for name, hint in get_type_hints(options, include_extras=True).items():
+        kind, *details = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+            names += known_options(kind)
+        elif _PLACE not in details:
+            given = next((found for found in (getattr(d, "name", None) for d in details) if found), name)
+            names.append("--" + given.replace("_", "-"))
+            names += ["--no-" + name.replace("_", "-")] if kind is bool else []
     return names
-
-
-def _fields(options: type[msgspec.Struct]) -> tuple[msgspec.inspect.Field, ...]:
-    info = msgspec.inspect.type_info(options)
-    assert isinstance(info, msgspec.inspect.StructType)
-    return info.fields
-
-
-def _record_in(info: msgspec.inspect.Type) -> type[Any] | None:
-    return info.cls if isinstance(info, msgspec.inspect.StructType) else None
 
 
 def _unknown(unknown: list[str], options: type[msgspec.Struct]) -> str:
@@ -100,13 +96,16 @@ def _wide_terminal() -> Iterator[None]:
 
 
 def _one_line(box: str) -> str:
-    """What a box says, up to its first rule: the message without the advice."""
-    said = []
-    for line in box.splitlines()[1:]:
-        text = line.strip("│ ").strip()
-        if not text or text[0] in "─╰":
-            break
-        said.append(text)
-    message = re.sub(r"^Error parsing (?!-)[^:]*: ", "", " ".join(said))
+    """What a box says under its title, up to the next rule or gap: the message without the advice."""
+    lines = [line.strip("│╭╮╰╯ ") for line in box.splitlines()]
+    body = (
+        lines[2:] if _is_rule(lines[1]) else lines[1:]
+    )  # a rule under the title where Unicode cannot be shown
+    said = itertools.takewhile(lambda line: line and not _is_rule(line), body)
+    message = re.sub(r"^Error parsing (?!-)[^:]*: ", "", " ".join(said).replace(" (required)", ""))
     message = re.sub(r"^Error parsing ", "", message)
     return re.sub(r"^Missing from [^:]*: ", "missing: ", message)
+
+
+def _is_rule(line: str) -> bool:
+    return len(line) > 4 and not line.strip("─-")

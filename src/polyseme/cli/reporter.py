@@ -131,7 +131,8 @@ class _PlainBar:
 
 def in_words(figures: dict[str, float | str]) -> str:
     """«loss 3.214  tokens/s 11,480»"""
-    return "  ".join(f"{name.replace('_', ' ')} {number(value)}" for name, value in figures.items())
+    names = {name: name.replace("_per_second", "/s").replace("_", " ") for name in figures}
+    return "  ".join(f"{names[name]} {number(value)}" for name, value in figures.items())
 
 
 def number(value: float | str) -> str:

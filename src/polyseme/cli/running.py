@@ -1,6 +1,5 @@
 """One command from its words to its exit status; every failure is one line on standard error."""
 
-import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
@@ -38,7 +37,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _dispatch(words: list[str], switches: set[str]) -> None:
     if "--version" in switches:
-        print(importlib.metadata.version("polyseme"))
+        # This import alone takes as long as the rest of the help.
+        from importlib.metadata import version
+
+        print(version("polyseme"))
         return
     if not words or words[0] in ("-h", "--help", "help"):
         print(overview())

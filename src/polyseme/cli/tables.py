@@ -11,14 +11,19 @@ WIDE = 10_000
 
 
 def print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str = "", numbers: Sequence[str] = ()
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Sequence[str] = ()
 ) -> None:
-    """A table; columns named in `numbers` stand to the right. Piped, no cell is cut."""
+    """A table; columns named in `numbers` stand to the right; without names there is no first line."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table = Table(
+        show_header=any(columns),
+        box=None,
+        pad_edge=False,
+        header_style="bold",
+    )
     for column in columns:
         table.add_column(column, justify="right" if column in numbers else "left")
     for row in rows:

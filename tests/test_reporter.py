@@ -1,0 +1,69 @@
+"""Progress as a terminal and as a log show it."""
+
+import io
+
+import pytest
+
+from polyseme.cli import reporter
+from polyseme.cli.reporter import TerminalReporter, amount, duration, number
+from polyseme.progress import bar, reporting, say
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_log_gets_a_line_now_and_then_and_one_at_the_end() -> None:
+    stream = io.StringIO()
+    with reporting(TerminalReporter(stream)), bar("train", total=1000, unit="steps") as work:
+        for _ in range(1000):
+            work.advance(1, loss=1.5)
+    assert stream.getvalue() == "train: 1,000 steps in 0 s; loss 1.500\n"
+
+
+def test_a_line_of_a_log_says_how_far_how_fast_and_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporter, "FIRST_LINE_AFTER", 0.0)
+    stream = io.StringIO()
+    with reporting(TerminalReporter(stream)), bar("train", unit="steps") as work:
+        work.advance(1, total=4, tokens_per_second=12345.6)
+    first = stream.getvalue().splitlines()[0]
+    assert first.startswith("train:  25% of 4 steps, ")
+    assert first.endswith(" left; tokens/s 12,346")
+
+
+def test_a_failed_work_does_not_claim_an_end() -> None:
+    stream = io.StringIO()
+    with pytest.raises(ValueError, match="stop"), reporting(TerminalReporter(stream)), bar("train"):
+        raise ValueError("stop")
+    assert stream.getvalue() == ""
+
+
+def test_a_terminal_shows_bars_inside_bars_with_lines_above_them() -> None:
+    stream = Terminal()
+    with TerminalReporter(stream) as live, reporting(live):
+        with bar("outer", total=2, unit="steps") as work:
+            work.advance(1, loss=0.25)
+            with bar("inner", total=100, unit="B") as inside:
+                inside.advance(50)
+                inside.note("a [line]")
+            say("another line")
+            work.advance(1)
+        say("after all")
+    shown = stream.getvalue()
+    assert all(part in shown for part in ("outer", "100%", "loss 0.250", "a [line]", "another line"))
+    assert shown.endswith("after all\n")
+
+
+def test_numbers_are_short_and_units_fit() -> None:
+    assert [number(x) for x in (3, 12345.6, 3.14159, 123.456, 0.00012345, "x")] == [
+        "3",
+        "12,346",
+        "3.142",
+        "123.5",
+        "0.0001234",
+        "x",
+    ]
+    assert [amount(x, "B") for x in (12, 3400, 5.6e6, 7.8e9)] == ["12 B", "3.4 kB", "5.6 MB", "7.8 GB"]
+    assert [amount(x, "steps") for x in (1, 2.5, 12345.0)] == ["1 steps", "2.5 steps", "12,345 steps"]
+    assert [duration(x) for x in (5, 65, 3725)] == ["5 s", "1 min 05 s", "1 h 02 min"]

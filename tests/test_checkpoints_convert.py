@@ -1,6 +1,5 @@
 """Conversion writes the same model again and accounts for every tensor."""
 
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,6 @@ import torch
 from foreign_models import foreign_folder
 from safetensors.torch import load_file
 
-from polyseme import progress
 from polyseme.checkpoints.convert import convert
 from polyseme.checkpoints.loading import heads_in, load
 from polyseme.errors import CheckpointError
@@ -70,24 +68,3 @@ def test_what_would_be_lost_is_not_converted_unless_it_may_go(tmp_path: Path) ->
     receipt = convert(source, tmp_path / "target", heads=[])
     assert receipt.skipped == ("qa_outputs.bias", "qa_outputs.weight")
     assert str(receipt).endswith("; left out: qa_outputs.bias, qa_outputs.weight")
-
-
-class Listener:
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def bar(self, label: str, *, total: float | None, unit: str) -> AbstractContextManager[progress.Bar]:
-        raise NotImplementedError
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-
-def test_the_receipt_is_said_where_progress_is_shown(tmp_path: Path) -> None:
-    source = foreign_folder(tmp_path / "source", "ModernBertModel")
-    listener = Listener()
-    with progress.reporting(listener):
-        receipt = convert(source, tmp_path / "target")
-    assert listener.lines == [f"{source} → {tmp_path / 'target'}: {receipt}"]

@@ -208,7 +208,7 @@ def test_a_modernbert_that_we_do_not_compute_is_refused_by_the_value(
 def test_no_value_in_the_settings_ends_in_anything_but_a_clear_line(kind: str, tmp_path: Path) -> None:
     folder = foreign_folder(tmp_path, kind)
     original = json.loads((folder / "config.json").read_text())
-    junk = [None, "x", -1, 0, 3, 1e300, [], [[]], {}, {"full_attention": 3}, True, "gelu"]
+    junk = [None, "x", -1, 1e300, [[]], {"full_attention": 3}, True]
     keys = [
         *original,
         "id2label",

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from polyseme import progress
 from polyseme.checkpoints.filling import listed
 from polyseme.checkpoints.hub import resolve
 from polyseme.checkpoints.loading import heads_in, read_model
@@ -44,7 +43,7 @@ def convert(source: str | Path, target: str | Path, *, heads: Sequence[str] | No
     """Read a model folder or hub name and write it to the folder `target`, in safetensors.
 
     Without `heads` all of the model is kept, and a `CheckpointError` names what could not be; with them
-    other heads are left out. Says the receipt through `progress`.
+    other heads are left out. The receipt is for printing.
     """
     folder = resolve(source)
     model, reading = read_model(folder, heads=heads_in(folder) if heads is None else heads)
@@ -55,7 +54,7 @@ def convert(source: str | Path, target: str | Path, *, heads: Sequence[str] | No
         )
     save(model, target)
     modules = (model.backbone, *model.heads.values())
-    receipt = Receipt(
+    return Receipt(
         family=model.card.family,
         heads=tuple(model.heads),
         tensors=len(reading.used),
@@ -65,5 +64,3 @@ def convert(source: str | Path, target: str | Path, *, heads: Sequence[str] | No
         skipped=reading.skipped,
         parameters=sum(parameter.numel() for module in modules for parameter in module.parameters()),
     )
-    progress.say(f"{source} → {target}: {receipt}")
-    return receipt

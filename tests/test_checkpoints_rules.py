@@ -1,5 +1,8 @@
 """Tables of names read forwards and backwards say the same."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -152,3 +155,13 @@ def test_an_unknown_family_is_refused_with_the_known_ones() -> None:
         CheckpointError, match="family 't5' cannot be read or written; known are bert, modernbert"
     ):
         format_of("t5")
+
+
+def test_the_tables_are_read_without_torch() -> None:
+    program = (
+        "import sys, polyseme.checkpoints.hub, polyseme.checkpoints.model\n"
+        "from polyseme.checkpoints.formats import FORMATS, format_of\n"
+        "assert all(format_of(family).family == family for family in FORMATS)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

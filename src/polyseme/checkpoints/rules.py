@@ -5,12 +5,14 @@ for its weight and its bias. Where several of our tensors stand for one foreign 
 joined along the first dimension, in this order.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Rules = Mapping[str, str | tuple[str, ...]]
 
@@ -81,11 +83,15 @@ class Translation:
 
 def join(parts: Iterable[Tensor]) -> Tensor:
     """Our tensors as the one foreign tensor that holds them."""
+    import torch  # Here, so that the tables of formats can be read without it.
+
     parts = list(parts)
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def cut(tensor: Tensor, rows: Iterable[int]) -> tuple[Tensor, ...]:
     """A foreign tensor as ours, with as many rows each as `rows` says."""
+    import torch
+
     rows = list(rows)
     return (tensor,) if len(rows) == 1 else tuple(part.clone() for part in torch.split(tensor, rows))

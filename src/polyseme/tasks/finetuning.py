@@ -102,7 +102,7 @@ def finetune(
 
     >>> finetune("classification", train="a.tsv", dev="b.tsv", model="mini", out="mine")  # doctest: +SKIP
     """
-    chosen, of_task = divided(options, FinetuneSettings)
+    chosen, of_task = divided(options, FinetuneSettings, task)
     settings = from_plain(chosen, FinetuneSettings, where="finetune")
     folder = _free(out)
     runner = _Finetuning(make_task(task, of_task), model, settings)

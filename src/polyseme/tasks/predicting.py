@@ -30,9 +30,11 @@ class Answerer:
     """
 
     def __init__(self, name_or_folder: str | Path, **options: Any) -> None:
-        chosen, of_task = divided(options, PredictSettings)
-        self._settings = settings = from_plain(chosen, PredictSettings, where="predict")
         model = load(name_or_folder, heads=["classification"])
+        made = model.card.made
+        task = made.get("task", "classification")
+        chosen, of_task = divided(options, PredictSettings, task)
+        self._settings = settings = from_plain(chosen, PredictSettings, where="predict")
         if model.tokenizer is None or model.card.labels is None:
             raise CheckpointError(
                 f"{name_or_folder} has no tokenizer or no names of classes; fine-tune it first"
@@ -40,10 +42,9 @@ class Answerer:
         torch.set_num_threads(settings.threads or usable_cores())
         self._device = pick_device(settings.device)
         self._precision = pick_precision(settings.precision, self._device)
-        made = model.card.made
         known = {"several": model.card.problem == "multi", **made.get("task_settings", {})}
         given = {name: value for name, value in of_task.items() if value is not None}
-        self.task = make_task(made.get("task", "classification"), {**known, **given})
+        self.task = make_task(task, {**known, **given})
         self._tokenizer = model.tokenizer
         self._inventory = Inventory(labels=tuple(model.card.labels))
         positions = model.backbone.config.max_position_embeddings

@@ -134,7 +134,15 @@ def make_task(name: str, options: Mapping[str, Any]) -> Task[Any, Any]:
     return task
 
 
-def divided(options: Mapping[str, Any], kind: type[Record]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options that are fields of `kind`, and the rest."""
-    own = {name: value for name, value in options.items() if name in kind.__struct_fields__}
-    return own, {name: value for name, value in options.items() if name not in own}
+def divided(
+    options: Mapping[str, Any], kind: type[Record], task: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The options that are fields of `kind`, and those that are settings of the task."""
+    own, of_task = kind.__struct_fields__, task_kind(task).settings_kind.__struct_fields__
+    for name in options:
+        if name not in own and name not in of_task:
+            raise SettingsError(f"{name} is not a setting here{nearest(name, [*own, *of_task])}")
+    return (
+        {name: value for name, value in options.items() if name in own},
+        {name: value for name, value in options.items() if name in of_task},
+    )

@@ -27,9 +27,11 @@ class Attention(nn.Module):
 
     def forward(self, hidden_states: Tensor, seen: Tensor | None, turn: Turn) -> Tensor:
         batch, length, size = hidden_states.shape
-        projected = joined_linear(hidden_states, self.query, self.key, self.value)
-        heads = projected.view(batch, length, 3, self.num_heads, -1)
-        query, key, value = heads.permute(2, 0, 3, 1, 4)  # each [batch, num_heads, length, head_size]
+        # One product for all three would need their weights joined in each step, and gains nothing.
+        query, key, value = (
+            part(hidden_states).view(batch, length, self.num_heads, -1).transpose(1, 2)
+            for part in (self.query, self.key, self.value)
+        )  # each [batch, num_heads, length, head_size]
         gathered = attend(turn(query), turn(key), value, seen, self.dropout)
         output: Tensor = self.output(gathered.transpose(1, 2).reshape(batch, length, size))
         return output
@@ -52,14 +54,3 @@ def attend(query: Tensor, key: Tensor, value: Tensor, seen: Tensor | None, dropo
         scores = scores + torch.zeros_like(seen, dtype=scores.dtype).masked_fill_(~seen, float("-inf"))
     probabilities: Tensor = dropout(scores.softmax(dim=-1, dtype=scores.dtype))
     return probabilities @ value
-
-
-def joined_linear(states: Tensor, *parts: nn.Linear) -> Tensor:
-    """Several projections of the same states, side by side, as one matrix product.
-
-    The parameters stay apart, as published folders have them; joining them costs less than reading the
-    states once for each.
-    """
-    weight = torch.cat([part.weight for part in parts])
-    bias = None if parts[0].bias is None else torch.cat([part.bias for part in parts])
-    return F.linear(states, weight, bias)

@@ -1,13 +1,49 @@
 """One layer: attention, then the feed-forward part, each added to what it was given."""
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
+from polyseme.models.activations import ACTIVATIONS
 from polyseme.models.dropout import Dropout
 from polyseme.models.transformer.attention import Attention
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.embeddings import NORMS
-from polyseme.models.transformer.feedforward import FEEDFORWARDS
 from polyseme.models.transformer.positions import Turn
+
+
+class FeedForward(nn.Module):
+    """Each token by itself, widened, bent and narrowed again (Vaswani et al. 2017, section 3.3)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.input = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.bias)
+        self.activation = ACTIVATIONS[config.activation]()
+        self.output = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.bias)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        output: Tensor = self.output(self.activation(self.input(hidden_states)))
+        return output
+
+
+class GatedFeedForward(FeedForward):
+    """What was bent is multiplied by a second, linear widening (Shazeer 2020, equation 6)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config)
+        self.gate = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.bias)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        # Joining the two products would save one reading and cost more in strided halves.
+        widened = self.activation(self.input(hidden_states)) * self.gate(hidden_states)
+        output: Tensor = self.output(widened)
+        return output
+
+
+FEEDFORWARDS: dict[bool, Callable[[TransformerConfig], nn.Module]] = {
+    True: GatedFeedForward,
+    False: FeedForward,
+}
 
 
 class Layer(nn.Module):

@@ -1,13 +1,12 @@
 """Vectors: the same alone and in any batch, of any layers, by windows, as sentence-transformers has them."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from reporters import Said
 from small_models import CHARACTERS, small_model
 
 from polyseme import progress
@@ -19,29 +18,6 @@ from polyseme.errors import DataError, SettingsError
 from polyseme.models.batch import Batch
 
 POOLINGS = ["first", "last", "mean", "max", "mean-max", "pooler"]
-
-
-class Said:
-    """A reporter that remembers what was said."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    @contextmanager
-    def bar(self, label: str, *, total: float | None, unit: str) -> Iterator["Said"]:
-        yield self
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-    def advance(self, amount: float = 1, **figures: float | str) -> None:
-        pass
-
-    def note(self, line: str) -> None:
-        self.lines.append(line)
-
-    def expect(self, total: float) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +212,18 @@ def test_a_file_of_lines_becomes_a_file_of_vectors(modernbert: Path, tmp_path: P
     written = [json.loads(line) for line in (tmp_path / "v.jsonl").read_text("utf-8").splitlines()]
     assert [line["text"] for line in written] == lines
     np.testing.assert_allclose([line["vector"] for line in written], vectors, atol=1e-6)
+
+
+def test_a_line_of_a_million_characters_gets_its_vector(tmp_path: Path) -> None:
+    shape = {"hidden_size": 8, "num_heads": 1, "num_layers": 1, "intermediate_size": 8}
+    folder = small_model(tmp_path, max_position_embeddings=256, **shape)
+    (tmp_path / "lines.txt").write_text("酒店很好\n" + "程序执行" * 250_000 + "\n差\n", encoding="utf-8")
+    options = {"threads": 1, "batch_tokens": 65536}
+    assert embed(tmp_path / "lines.txt", model=folder, out=tmp_path / "v.npy", **options) == 3
+    vectors = np.load(tmp_path / "v.npy")
+    assert np.isfinite(vectors).all()
+    few = embedder(folder).sentences(["程序执行" * 60])[0]
+    np.testing.assert_allclose(vectors[1], few, atol=0.05)
 
 
 def test_minilm_gives_the_vectors_of_sentence_transformers() -> None:

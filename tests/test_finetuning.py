@@ -7,8 +7,11 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from foreign_models import foreign_folder
+from reporters import Said
 from small_models import CHARACTERS, small_model
 
+from polyseme import progress
 from polyseme.checkpoints.loading import load
 from polyseme.errors import DataError, SettingsError
 from polyseme.models.heads import ClassificationHead
@@ -17,6 +20,7 @@ from polyseme.tasks.predicting import evaluate, predict
 from polyseme.tasks.rows import collate, shuffled_batches
 from polyseme.tasks.subsets import stratified
 from polyseme.tasks.task import Row
+from polyseme.text.tokenizer import Tokenizer
 
 FAST = {"threads": 1, "precision": "fp32", "learning_rate": 5e-3, "batch_size": 16}
 
@@ -258,6 +262,36 @@ def test_segments_reach_only_models_that_tell_them_apart() -> None:
     batch = collate(rows, padding=0, token_types=True)
     assert batch.token_type_ids is not None
     assert batch.token_type_ids.tolist() == [[0, 0, 0, 1, 1], [0, 0, 0, 0, 0]]
+
+
+def test_cut_texts_are_counted_once_for_a_whole_file(classifier: Path, tmp_path: Path) -> None:
+    said = Said()
+    (tmp_path / "lines.txt").write_text("好\n" * 3000 + "差" * 99 + "\n" + "好" * 99 + "\n", encoding="utf-8")
+    with progress.reporting(said):
+        predict(tmp_path / "lines.txt", model=classifier, out=tmp_path / "p.jsonl", threads=1)
+    assert said.lines == [
+        f"{tmp_path / 'lines.txt'}: 2 of 3002 texts are longer than the 48 tokens read and were cut; "
+        "long_texts=windows reads them whole"
+    ]
+
+
+@pytest.mark.parametrize("name", ["BertForSequenceClassification", "ModernBertForSequenceClassification"])
+def test_a_classifier_of_transformers_answers_here(tmp_path: Path, name: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    names = {"id2label": {0: "坏", 1: "好", 2: "中"}, "label2id": {"坏": 0, "好": 1, "中": 2}}
+    folder = foreign_folder(tmp_path / "model", name, tokenizer=True, num_labels=3, **names)
+    (tmp_path / "lines.txt").write_text("我在中国\n不是他\n", encoding="utf-8")
+    assert predict(tmp_path / "lines.txt", model=folder, out=tmp_path / "p.jsonl", threads=1) == 2
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = Tokenizer.load(folder)
+    for text, line in zip(
+        ("我在中国", "不是他"), (tmp_path / "p.jsonl").read_text("utf-8").splitlines(), strict=True
+    ):
+        ids = [tokenizer.first_id, *tokenizer.encode(text).ids.tolist(), tokenizer.separator_id]
+        with torch.no_grad():
+            chances = theirs(torch.tensor([ids])).logits[0].double().softmax(0)
+        expected = dict(zip(("坏", "好", "中"), chances.tolist(), strict=True))
+        assert json.loads(line)["probabilities"] == pytest.approx(expected, abs=1e-5)
 
 
 def test_dropout_of_fine_tuning_reaches_network_and_head(folder: Path, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The command `embed`: a file of texts to a file of vectors, in flat memory."""
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ from polyseme.embedding.settings import EmbedSettings
 from polyseme.records import from_plain, to_plain
 from polyseme.text.reading import TextSettings, read_lines
 
-_BLOCK = 4096
-"""Texts held at once: enough to find neighbours of like length."""
+_TEXTS, _CHARACTERS = 4096, 1 << 22
+"""What is held at once at most: enough to find neighbours of like length, however long the texts are."""
 
 
 def embed(text: str | Path, *, model: str | Path, out: str | Path, **options: Any) -> int:
@@ -33,14 +32,21 @@ def embed(text: str | Path, *, model: str | Path, out: str | Path, **options: An
         vector_file(Path(out), width=embedder.width) as writer,
         progress.bar("embed", unit="texts") as work,
     ):
-        for block in _blocks(read_lines(text, reading), _BLOCK):
+        for block in _blocks(read_lines(text, reading)):
             writer.write(block, embedder.sentences(block))
             work.advance(len(block))
             total += len(block)
     return total
 
 
-def _blocks(lines: Iterable[str], size: int) -> Iterator[list[str]]:
-    iterator = iter(lines)
-    while block := list(islice(iterator, size)):
+def _blocks(lines: Iterable[str]) -> Iterator[list[str]]:
+    block: list[str] = []
+    characters = 0
+    for line in lines:
+        block.append(line)
+        characters += len(line)
+        if len(block) == _TEXTS or characters >= _CHARACTERS:
+            yield block
+            block, characters = [], 0
+    if block:
         yield block

@@ -25,7 +25,7 @@ from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Transformer
 from polyseme.records import from_plain, to_plain
 from polyseme.seeding import derived, generator
-from polyseme.tasks.rows import collate, encode_all, outputs_of, shuffled_batches
+from polyseme.tasks.rows import collate, count_cut, outputs_of, say_cut, shuffled_batches
 from polyseme.tasks.settings import FinetuneSettings
 from polyseme.tasks.subsets import subset
 from polyseme.tasks.task import Row, Task, TaskModule, divided, make_task
@@ -195,13 +195,14 @@ class _Finetuning:
         spent = {"tokens": 0, "seconds": 0.0}
 
         def after(step: loop.Step) -> bool:
-            work.advance(1, loss=round(step.loss, 4), best=round(max(best["score"], 0.0), 4))
+            work.advance(1, loss=round(step.loss, 4))
             spent["tokens"] += step.tokens
             spent["seconds"] += step.seconds
             if step.number % per_epoch:
                 return False
             epoch = step.number // per_epoch
             scores = self._scores(module, data["dev"])
+            work.advance(0, **{f"dev {self.metric}": round(scores[self.metric], 4)})
             epochs.append(
                 {"seed": seed, "epoch": epoch, "step": step.number, "loss": step.loss, "dev": scores}
             )
@@ -247,9 +248,12 @@ class _Finetuning:
                 yield collate(chosen, padding=self.tokenizer.padding_id, token_types=token_types)
 
     def _encoded(self, examples: Sequence[Any], name: str) -> list[list[Row]]:
-        return encode_all(
-            self.task, examples, self.tokenizer, self.inventory, max_length=self.max_length, name=name
-        )
+        rows = [
+            self.task.encode(example, self.tokenizer, self.inventory, max_length=self.max_length)
+            for example in examples
+        ]
+        say_cut(count_cut(rows), total=len(rows), max_length=self.max_length, name=name)
+        return rows
 
     def _chosen(self, examples: list[Any]) -> list[Any]:
         settings = self.settings

@@ -14,7 +14,7 @@ from polyseme.devices import pick_device, pick_precision, usable_cores
 from polyseme.errors import CheckpointError, SettingsError
 from polyseme.files import whole_file
 from polyseme.records import from_plain
-from polyseme.tasks.rows import encode_all, outputs_of
+from polyseme.tasks.rows import count_cut, outputs_of, say_cut
 from polyseme.tasks.settings import PredictSettings
 from polyseme.tasks.task import Inventory, divided, make_task
 
@@ -52,12 +52,16 @@ class Answerer:
         head = model.heads[self.task.head_name]
         self._module = self.task.build(model.backbone, self._inventory, pooling="", head=head)
         self._module.to(self._device)
+        self._cut = self._read = 0
 
-    def answers(self, examples: Sequence[Any], *, name: str = "texts") -> list[Any]:
-        """One answer an example; `name` says which examples these are where some must be cut."""
-        rows = encode_all(
-            self.task, examples, self._tokenizer, self._inventory, max_length=self._max_length, name=name
-        )
+    def answers(self, examples: Sequence[Any]) -> list[Any]:
+        """One answer an example."""
+        rows = [
+            self.task.encode(example, self._tokenizer, self._inventory, max_length=self._max_length)
+            for example in examples
+        ]
+        self._cut += count_cut(rows)
+        self._read += len(rows)
         outputs = outputs_of(
             self._module,
             rows,
@@ -67,6 +71,10 @@ class Answerer:
             device=self._device,
         )
         return self.task.decode(outputs, examples, self._inventory)
+
+    def say_cut(self, name: str) -> None:
+        """Say how many of the examples answered so far were cut; `name` tells which examples these are."""
+        say_cut(self._cut, total=self._read, max_length=self._max_length, name=name)
 
     def report(self, answers: Sequence[Any], examples: Sequence[Any]) -> dict[str, Any]:
         """The scores of answers to labelled examples."""
@@ -86,11 +94,12 @@ def predict(file: str | Path, *, model: str | Path, out: str | Path, **options: 
     total = 0
     with whole_file(Path(out)) as target, progress.bar("predict", unit="texts") as work:
         for block in _blocks(examples):
-            answers = answerer.answers(block, name=f"texts {total + 1} to {total + len(block)}")
+            answers = answerer.answers(block)
             lines = [msgspec.json.encode(answerer.task.write(answer)) for answer in answers]
             target.write(b"".join(line + b"\n" for line in lines))
             work.advance(len(block))
             total += len(block)
+    answerer.say_cut(str(file))
     return total
 
 
@@ -104,7 +113,9 @@ def evaluate(task: str, file: str | Path, *, model: str | Path, **options: Any) 
     if answerer.task.name != task:
         raise SettingsError(f"{model} was fine-tuned for {answerer.task.name}, not for {task}")
     examples = list(answerer.task.read(Path(file), labelled=True))
-    return answerer.report(answerer.answers(examples), examples)
+    answers = answerer.answers(examples)
+    answerer.say_cut(str(file))
+    return answerer.report(answers, examples)
 
 
 def _blocks(examples: Iterable[Any]) -> Iterator[list[Any]]:

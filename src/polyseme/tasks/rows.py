@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from polyseme import progress
 from polyseme.embedding.batching import batches_by_length, pad
 from polyseme.models.batch import Batch
-from polyseme.tasks.task import A, E, Inventory, Row, Task, TaskModule
-from polyseme.text.tokenizer import Tokenizer
+from polyseme.tasks.task import Row, TaskModule
 from polyseme.training.loop import autocast
 
 _POOL = 16
@@ -85,21 +84,15 @@ def _grouped(outputs: Sequence[NDArray[np.float32]], counts: Sequence[int]) -> I
         start += count
 
 
-def encode_all(
-    task: Task[E, A],
-    examples: Sequence[E],
-    tokenizer: Tokenizer,
-    inventory: Inventory,
-    *,
-    max_length: int,
-    name: str,
-) -> list[list[Row]]:
-    """The rows of each example; says how many did not fit, `name` telling which examples these are."""
-    rows = [task.encode(example, tokenizer, inventory, max_length=max_length) for example in examples]
-    cut = sum(any(row.cut for row in of_example) for of_example in rows)
+def count_cut(rows_of_examples: Sequence[Sequence[Row]]) -> int:
+    """How many examples did not fit into their rows."""
+    return sum(any(row.cut for row in of_example) for of_example in rows_of_examples)
+
+
+def say_cut(cut: int, *, total: int, max_length: int, name: str) -> None:
+    """Say how many examples were cut, if any; `name` tells which examples these are."""
     if cut:
         progress.say(
-            f"{name}: {cut} of {len(rows)} texts are longer than the {max_length} tokens read and were cut; "
+            f"{name}: {cut} of {total} texts are longer than the {max_length} tokens read and were cut; "
             "long_texts=windows reads them whole"
         )
-    return rows

@@ -24,6 +24,7 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
+    "demo": Command("polyseme.cli.demo", "the whole road on text that ships, in five minutes"),
     "recipes": Command("polyseme.cli.recipes", "list the published systems; print or copy a recipe"),
     "tokenizer learn": Command("polyseme.cli.tokenizer_learn", "learn a vocabulary from text"),
     "prepare": Command("polyseme.cli.prepare", "read text once into a token store"),

@@ -11,9 +11,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
 
-from polyseme.models.batch import Batch, Loss, States
+from polyseme.models.batch import IGNORED, Batch, Loss, States
 from polyseme.models.cross_entropy import sparse_cross_entropy
 from polyseme.models.heads import MaskedLMHead
 from polyseme.models.transformer.config import TransformerConfig
@@ -24,6 +25,9 @@ from polyseme.objectives.samples import Integers, Samples
 from polyseme.records import Record
 from polyseme.seeding import RowGenerator
 from polyseme.text.store import Mark, Store
+
+
+_PREDICTIONS = 128
 
 
 class MaskedLMSettings(Record, frozen=True, kw_only=True):
@@ -181,9 +185,13 @@ class MaskedLM(Objective):
         assert batch.labels is not None
         head = self.heads["masked-lm"]
         assert isinstance(head, MaskedLMHead)
-        hidden = states.last.flatten(0, 1).index_select(0, batch.predicted)  # [predictions, hidden_size]
+        # Shapes repeat: a new one for each batch would fill oneDNN's cache of compiled products.
+        extra = -len(batch.labels) % _PREDICTIONS
+        predicted = F.pad(batch.predicted, (0, extra))
+        labels = F.pad(batch.labels, (0, extra), value=IGNORED)
+        hidden = states.last.flatten(0, 1).index_select(0, predicted)  # [predictions, hidden_size]
         table: Tensor = backbone.embeddings.tokens.weight  # type: ignore[union-attr, assignment]
-        loss = sparse_cross_entropy(head.transform(hidden), table, head.bias, batch.labels)
+        loss = sparse_cross_entropy(head.transform(hidden), table, head.bias, labels)
         return Loss(
             total=loss * self.weight,
             parts={"masked-lm": loss.detach()},

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from torch import nn
 
+from polyseme.checkpoints.formats import family_of
 from polyseme.checkpoints.loading import load
 from polyseme.checkpoints.model import Card
 from polyseme.errors import SettingsError
@@ -40,8 +41,11 @@ def begin(
     made = {"seed": settings.seed, "data": store.fingerprint}
     if settings.from_model is None:
         config = model_config(recipe, settings.size, store)
+        family_of(config)  # refuse now what no folder could say at the end
         return Transformer(config), Card(family=recipe.family, made=made), {}
     wanted = [str(part["name"]) for part in recipe.objectives]
+    if "next-sentence" in wanted:
+        wanted.append("pooler")
     model = load(settings.from_model, heads=wanted, fresh=wanted)
     backbone = model.backbone
     assert isinstance(backbone, Transformer)

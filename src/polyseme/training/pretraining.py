@@ -85,7 +85,7 @@ class _Run:
         for name, head in heads.items():
             if name in self.objective.heads:
                 self.objective.heads[name].load_state_dict(head.state_dict())
-        self.module = Pretraining(backbone, self.objective).to(self.device)
+        self.module = Pretraining(backbone, self.objective).to(self.device).train()
         self.optimizers = build_optimizers(self.module, recipe.training)
         documents, kept = split_documents(
             store,

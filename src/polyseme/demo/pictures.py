@@ -44,11 +44,12 @@ def senses_picture(
                 panel.scatter(*points[chosen].T, s=16, alpha=0.75, linewidths=0, color=COLOURS[domain])
             panel.scatter([0], [0], s=110, marker="X", color=_PAGE, edgecolors="white", linewidths=0.8)
             panel.set_title(word, fontsize=17, pad=17)
-            panel.text(
-                0.5, 1.03, " / ".join(meanings), transform=panel.transAxes, ha="center", fontsize=9,
-                color=_QUIET,
-            )  # fmt: skip
-            panel.set_xlabel(f"{told.of_words[word]:.0%} nearer to their own", fontsize=9, color=_QUIET)
+            for place, side, domain, meaning in zip(
+                (0.47, 0.53), ("right", "left"), DOMAINS, meanings, strict=True
+            ):
+                at, colour = panel.transAxes, COLOURS[domain]
+                panel.text(place, 1.04, meaning, transform=at, ha=side, fontsize=10, color=colour)
+            panel.set_xlabel(f"{told.of_words[word]:.0%} told apart", fontsize=9, color=_QUIET)
             panel.set_xticks([])
             panel.set_yticks([])
             panel.margins(0.08)

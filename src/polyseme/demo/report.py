@@ -1,7 +1,6 @@
 """What a demo came to: every figure of the table and the page, as one record."""
 
 import math
-import os
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -120,14 +119,13 @@ def _accuracy(share: float, count: int) -> str:
 
 def machine() -> dict[str, str | int]:
     """Processor, cores and versions, as far as the figures may depend on them."""
-    versions = {name: version(name) for name in _PACKAGES}
     return {
+        **environment(),
         "processor": _processor(),
         "cores": usable_cores(),
-        "system": f"{platform.system()} {os.uname().release.split('-')[0]}",
+        "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        **environment(),
-        **versions,
+        **{name: version(name) for name in _PACKAGES},
     }
 
 
@@ -137,4 +135,4 @@ def _processor(path: Path = Path("/proc/cpuinfo")) -> str:
     except OSError:
         return platform.processor() or platform.machine()
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.machine())
+    return f"{next(named, '')} ({platform.machine()})".strip()

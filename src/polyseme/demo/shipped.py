@@ -14,14 +14,8 @@ FOLDER = Path(str(files("polyseme") / "demo" / "text"))
 CORPORA = {"tech": "computing", "law": "law", "poetry": "classical poetry"}
 DOMAINS = ("tech", "law")
 """Whose sentences are compared, in the order of the colours."""
-POEMS = {part: FOLDER / f"poems_{part}.tsv.xz" for part in ("train", "dev", "test")}
-SENTIMENTS = {
-    "1": "negative",
-    "2": "rather negative",
-    "3": "neutral",
-    "4": "rather positive",
-    "5": "positive",
-}
+PARTS = ("train", "dev", "test")
+"""Of the lines of poems; each line has a sentiment from 1 (negative) to 5 (positive)."""
 
 
 class Context(NamedTuple):
@@ -47,6 +41,18 @@ def corpora(folder: Path, *, share: float) -> list[Path]:
         documents = _read(f"{name}.txt.xz").split("\n\n")
         paths.append(folder / f"{name}.txt")
         write_whole(paths[-1], "\n\n".join(first(documents, share)) + "\n")
+    return paths
+
+
+def poems(folder: Path, *, share: float) -> dict[str, Path]:
+    """The lines to train on, to choose by and to test on, or their first ones written to `folder`."""
+    if share == 1:
+        return {part: FOLDER / f"poems_{part}.tsv.xz" for part in PARTS}
+    paths = {}
+    for part in PARTS:
+        lines = _read(f"poems_{part}.tsv.xz").splitlines()
+        paths[part] = folder / f"poems_{part}.tsv"
+        write_whole(paths[part], "\n".join([lines[0], *first(lines[1:], share, least=200)]) + "\n")
     return paths
 
 

@@ -35,7 +35,6 @@ from polyseme.tasks.finetuning import finetune
 from polyseme.tasks.labelled_texts import LabelledText, read_labelled
 from polyseme.tasks.metrics import accuracy, macro_f1
 from polyseme.tasks.settings import ClassificationSettings
-from polyseme.tasks.subsets import subset
 from polyseme.text.preparing import prepare
 from polyseme.text.store import Store
 from polyseme.text.tokenizer_learning import learn_tokenizer
@@ -127,7 +126,7 @@ class _Story:
                 senses=senses,
                 classified=classified,
                 examples=examples,
-                seconds=self.seconds,
+                seconds=dict(self.seconds),
                 machine=machine(),
             )
             self._write(report, picture)
@@ -212,14 +211,11 @@ class _Story:
 
     def _classify(self) -> tuple[dict[str, Classified], dict[str, int]]:
         """The lines' sentiment by n-grams, by the network from random weights, and by ours."""
+        files = shipped.poems(self.work / "text", share=self.settings.share)
         settings = ClassificationSettings()
-        lines = {
-            part: list(read_labelled(path, settings, labelled=True)) for part, path in shipped.POEMS.items()
-        }
-        strata = [line.labels for line in lines["train"]]
-        lines["train"] = subset(lines["train"], strata, share=self.settings.share, limit=None, seed=0)
+        lines = {part: list(read_labelled(path, settings, labelled=True)) for part, path in files.items()}
         progress.say("character n-grams with a linear model …")
-        baseline = tfidf(lines["train"], lines["dev"], lines["test"])
+        baseline = tfidf(lines["train"], lines["dev"], lines["test"], classifier="svc")
         classified = {
             "majority": _most_frequent(lines),
             "tfidf": Classified(
@@ -234,11 +230,10 @@ class _Story:
             shutil.rmtree(folder, ignore_errors=True)
             outcome = finetune(
                 "classification",
-                **shipped.POEMS,
+                **files,
                 model=self.model,
                 out=folder,
                 fresh=fresh,
-                share=self.settings.share if self.settings.share < 1 else None,
                 seeds=(self.settings.seed,),
                 threads=self.settings.threads,
                 **FINETUNING,

@@ -2,17 +2,17 @@
 
 AMBIGUOUS: dict[str, tuple[str, str]] = {
     "程序": ("program", "procedure"),
-    "执行": ("run code", "enforce"),
+    "执行": ("run", "enforce"),
     "协议": ("protocol", "agreement"),
-    "文件": ("file", "official document"),
-    "窗口": ("window on a screen", "service counter"),
-    "命令": ("command to type", "order of an authority"),
-    "对象": ("object in a program", "whom it concerns"),
-    "权限": ("permission bits", "authority"),
+    "文件": ("file", "document"),
+    "窗口": ("window", "counter"),
+    "命令": ("command", "order"),
+    "对象": ("object", "target"),
+    "权限": ("permission", "authority"),
     "环境": ("runtime", "nature"),
     "代理": ("proxy", "agent"),
     "目录": ("directory", "catalogue"),
-    "证书": ("TLS certificate", "diploma, licence"),
+    "证书": ("certificate", "licence"),
 }
 """Word → what it mostly means in computing, and in law."""
 

@@ -1,0 +1,224 @@
+"""Is what a small machine learns in twenty minutes real, and of use? (slow: about two CPU hours)
+
+    python bench/learning.py --data ../shared/data --out runs/learning
+
+Pre-trains `modernbert-wwm` mini for 20 minutes on five Chinese corpora, then asks on ChnSentiCorp:
+(a) how far below the unigram level is the held-out loss; (b) what do frozen, mean-pooled states hold, beside
+the untrained network's; (c) gone on for 5 minutes on the text of the train split, does fine-tuning beat the
+same network from random weights, at 500 labels and at all, with rates, pooling and epochs of both chosen on
+dev from one grid, over 3 seeds, with TF-IDF beside them.
+
+Every cell leaves its result in the folder, and the same command goes on where it stopped. The test file is
+read once for each chosen cell, after the choice.
+"""
+
+import argparse
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from polyseme import progress
+from polyseme.checkpoints.loading import load
+from polyseme.cli.reporter import TerminalReporter
+from polyseme.embedding.embedder import Embedder
+from polyseme.evaluation.baselines import tfidf
+from polyseme.evaluation.probe import probe
+from polyseme.files import write_whole
+from polyseme.models.transformer.model import Transformer
+from polyseme.seeding import derived
+from polyseme.tasks.finetuning import finetune
+from polyseme.tasks.labelled_texts import LabelledText, read_labelled
+from polyseme.tasks.settings import ClassificationSettings
+from polyseme.tasks.subsets import subset
+from polyseme.text.preparing import prepare
+from polyseme.text.tokenizer_learning import learn_tokenizer
+from polyseme.training.journal import read_journal
+from polyseme.training.pretraining import pretrain
+
+CORPORA = ("news", "tech", "law", "wiki_sample", "clue_sample")
+SEEDS = (1, 2, 3)
+SIZES: dict[str, int | None] = {"500": 500, "all": None}
+EPOCHS = {"500": 8, "all": 3}
+GRID: tuple[dict[str, Any], ...] = (
+    {"learning_rate": 2e-4, "embedding_learning_rate": 1e-3, "pooling": "mean"},
+    {"learning_rate": 6e-4, "embedding_learning_rate": 1e-3, "pooling": "mean"},
+    {"learning_rate": 6e-4, "embedding_learning_rate": 2e-4, "pooling": "mean"},
+    {"learning_rate": 6e-4, "embedding_learning_rate": 1e-3, "pooling": "first"},
+)
+"""The best epoch on dev is kept too, so the number of epochs is searched within each point."""
+ADAPTATION = ("training.warmup=20", "training.learning_rate=5e-4", "training.matrix_learning_rate=1e-3")
+
+
+class Study:
+    """The folder of a study: each step's result is kept, and a step that is there is not done again."""
+
+    def __init__(self, data: Path, folder: Path, *, threads: int | None) -> None:
+        self.corpora = [str(data / "corpus_zh" / name) for name in CORPORA]
+        self.task = {
+            split: data / "tasks_zh" / "chnsenticorp" / f"{split}.tsv" for split in ("train", "dev", "test")
+        }
+        self.task = {split: _packed(path) for split, path in self.task.items()}
+        self.folder, self.threads = folder, threads
+
+    def kept(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The result of a step, from its file or from doing it now."""
+        path = self.folder / "cells" / f"{name}.json"
+        if not path.exists():
+            begin = time.process_time()
+            result = work()
+            write_whole(path, msgspec.json.encode(result | {"cpu_seconds": time.process_time() - begin}))
+        found: dict[str, Any] = msgspec.json.decode(path.read_bytes())
+        return found
+
+    def pretrained(self, minutes: float) -> Path:
+        """The general model, from text to weights."""
+        if not (self.folder / "vocab").exists():
+            learn_tokenizer(self.corpora, out=self.folder / "vocab", vocab_size=8000)
+        if not (self.folder / "zh.store").exists():
+            prepare(self.corpora, tokenizer=self.folder / "vocab", out=self.folder / "zh.store", workers=2)
+        pretrain(
+            "modernbert-wwm",
+            self.folder / "zh.store",
+            out=self.folder / "model",
+            size="mini",
+            minutes=minutes,
+        )
+        return self.folder / "model"
+
+    def adapted(self, model: Path, minutes: float) -> Path:
+        """The model after some minutes more on the task's own training text, labels unseen."""
+        text = self.folder / "task.txt"
+        if not text.exists():
+            lines = [example.text.replace("\n", " ") for example in self.examples("train")]
+            write_whole(text, "\n".join(lines) + "\n")
+        if not (self.folder / "task.store").exists():
+            prepare([text], tokenizer=model, out=self.folder / "task.store", workers=2, format="lines")
+        pretrain(
+            "modernbert-wwm",
+            self.folder / "task.store",
+            out=self.folder / "adapted",
+            minutes=minutes,
+            from_model=str(model),
+            change=ADAPTATION,
+        )
+        return self.folder / "adapted"
+
+    def examples(self, split: str) -> list[LabelledText]:
+        return list(read_labelled(self.task[split], ClassificationSettings(), labelled=True))
+
+    def probes(self, model: Path) -> dict[str, dict[str, Any]]:
+        """Frozen states of the model and of the same network untrained, under a linear classifier."""
+        trained = load(model)
+        torch.manual_seed(derived(0, "weights") % 2**63)
+        network = Transformer(trained.backbone.config).eval()
+        models = {"pretrained": trained, "untrained": dataclasses.replace(trained, backbone=network)}
+
+        def measure(name: str) -> dict[str, Any]:
+            embedder = Embedder(models[name], pooling="mean", precision="fp32", threads=self.threads)
+            scores = probe(embedder, *(self.examples(split) for split in ("train", "dev", "test")))
+            return {"dev": scores.dev, "test": scores.test}
+
+        return {name: self.kept(f"probe-{name}", partial(measure, name)) for name in models}
+
+    def cell(self, arm: str, size: str, point: dict[str, Any], seed: int, *, test: bool) -> dict[str, Any]:
+        """One fine-tuning: an arm, a number of labels, a grid point, a seed."""
+        where = {"pretrained": "model", "adapted": "adapted", "random": "model"}[arm]
+
+        def work() -> dict[str, Any]:
+            outcome = finetune(
+                "classification",
+                train=self.task["train"], dev=self.task["dev"], test=self.task["test"] if test else None,
+                model=self.folder / where, out=None, fresh=arm == "random", limit=SIZES[size],
+                epochs=EPOCHS[size], seeds=(seed,), max_length=256, threads=self.threads, **point,
+            )  # fmt: skip
+            return {
+                "dev": outcome.dev["accuracy"].mean,
+                "test": outcome.test["accuracy"].mean if test else None,
+                "tokens_per_second": outcome.tokens_per_second,
+            }
+
+        named = "-".join(f"{value}" for value in point.values())
+        return self.kept(f"{size}-{arm}-{named}-seed{seed}{'-test' if test else ''}", work)
+
+    def chosen(self, arm: str, size: str) -> dict[str, Any]:
+        """The grid point that is best on dev, with the first seed."""
+        return max(GRID, key=lambda point: self.cell(arm, size, point, SEEDS[0], test=False)["dev"])
+
+    def scores(self, arm: str, size: str) -> list[float]:
+        """Test accuracy of the chosen point over the seeds."""
+        point = self.chosen(arm, size)
+        return [self.cell(arm, size, point, seed, test=True)["test"] for seed in SEEDS]
+
+    def tfidf(self, size: str) -> dict[str, Any]:
+        """Character n-grams with a linear model, on the same training texts."""
+
+        def work() -> dict[str, Any]:
+            train = self.examples("train")
+            if SIZES[size] is not None:
+                train = subset(
+                    train, [example.labels for example in train], share=None, limit=SIZES[size], seed=0
+                )
+            scores = tfidf(train, self.examples("dev"), self.examples("test"))
+            return {"dev": scores.dev["accuracy"], "test": (scores.test or {})["accuracy"]}
+
+        return self.kept(f"tfidf-{size}", work)
+
+
+def report(study: Study, arms: list[str], sizes: list[str]) -> Iterator[str]:
+    """The lines of the study's tables, as Markdown."""
+    line = [
+        entry
+        for entry in read_journal(study.folder / "model" / "journal.jsonl")
+        if entry["kind"] == "held-out"
+    ][-1]
+    gap = line["unigram"] - line["parts"]["masked-lm"]
+    yield f"(a) held-out masked LM {line['parts']['masked-lm']:.3f} nats after {line['step']:,} steps;"
+    yield f"    word frequencies alone {line['unigram']:.3f}; {gap:.2f} nats below\n"
+    probes = study.probes(study.folder / "model")
+    yield (
+        "(b) frozen states, mean-pooled, linear classifier, test accuracy: "
+        + ", ".join(f"{name} {100 * found['test']['accuracy']:.1f}" for name, found in probes.items())
+        + "\n"
+    )
+    yield "| labels | start | grid point (rate, embeddings, pooling) | test accuracy, 3 seeds |"
+    yield "|---|---|---|---|"
+    for size in sizes:
+        for arm in arms:
+            values = [100 * value for value in study.scores(arm, size)]
+            point = ", ".join(str(value) for value in study.chosen(arm, size).values())
+            spread = f"{statistics.fmean(values):.1f} ± {statistics.stdev(values):.1f}"
+            yield f"| {size} | {arm} | {point} | {spread} |"
+        yield f"| {size} | TF-IDF, linear | C on dev | {100 * study.tfidf(size)['test']:.1f} |"
+
+
+def _packed(path: Path) -> Path:
+    return path if path.exists() else path.with_name(path.name + ".xz")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/learning"))
+    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--adapt-minutes", type=float, default=5.0)
+    parser.add_argument("--arms", nargs="+", default=["adapted", "random"])
+    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--threads", type=int, help="threads of fine-tuning, to run two arms side by side")
+    options = parser.parse_args()
+    study = Study(options.data, options.out, threads=options.threads)
+    with progress.reporting(TerminalReporter()):
+        model = study.pretrained(options.minutes)
+        study.adapted(model, options.adapt_minutes)
+        lines = list(report(study, options.arms, options.sizes))
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

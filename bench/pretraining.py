@@ -1,0 +1,228 @@
+"""Pre-training speed against the peers: BERT-mini, length 128, masked LM and next sentence.
+
+    python bench/pretraining.py --text ../shared/data/corpus_zh/news \\
+        --vocab ../shared/data/vocab/bert/google_zh_vocab.txt --tencentpretrain CHECKOUT
+
+Every engine runs in a process of its own, one after the other, with the same text, vocabulary, length, batch
+size, dropout and number of threads, over batches that it sees for the first time. Counted are tokens that are
+not padding, with the time of the loader, the optimizer included, after some steps of warming up. transformers
+is given our batches ready-made, so its loader costs nothing. The loss is the mean over the last third of the
+steps, on text not seen before.
+"""
+
+import argparse
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+CHANGES = ("training.batch_size=32", "training.length=128", "training.warmup=50", "training.held_out=0")
+
+
+def batches(store: str) -> Iterator[Any]:
+    """The batches of our loader, and what is needed to build a network for them."""
+    import numpy as np
+
+    from polyseme.text.store import Store
+    from polyseme.training.building import build_objective, model_config
+    from polyseme.training.loader import Loader, Position, ahead
+    from polyseme.training.recipes import changed, read_recipe
+
+    opened = Store.open(store)
+    recipe = changed(read_recipe("bert"), CHANGES)
+    config = model_config(recipe, "mini", opened)
+    objective = build_objective(recipe, config, opened)
+    yield recipe, config, objective
+    loader = Loader(opened, objective.corruption, np.arange(opened.num_documents), 128, 32, seed=0)
+    for batch, _ in ahead(loader.batches(Position(), lambda _: 0.0)):
+        yield batch
+
+
+def run_ours(options: argparse.Namespace) -> dict[str, float]:
+    """Our loop, loader and optimizer."""
+    import torch
+
+    from polyseme.models.transformer.model import Transformer
+    from polyseme.training.building import Pretraining
+    from polyseme.training.loop import Step, train
+    from polyseme.training.optimizers import build_optimizers
+    from polyseme.training.schedules import Schedule
+
+    stream = batches(options.store)
+    recipe, config, objective = next(stream)
+    torch.manual_seed(0)
+    module = Pretraining(Transformer(config), objective).train()
+    schedule = Schedule("constant", options.steps, warmup=50)
+    seen: list[tuple[int, float, float]] = []
+
+    def after(step: Step) -> bool:
+        seen.append((step.tokens, time.perf_counter(), step.parts["masked-lm"]))
+        return bool(step.number == options.steps)
+
+    optimizers = build_optimizers(module, recipe.training)
+    train(module, stream, optimizers, factor=schedule, after=after, precision=options.precision)
+    return summary(seen)
+
+
+def run_transformers(options: argparse.Namespace) -> dict[str, float]:
+    """`BertForPreTraining` with torch's fused AdamW, fed with our batches, made beforehand."""
+    import torch
+    from transformers import BertConfig, BertForPreTraining
+
+    stream = batches(options.store)
+    _, config, _ = next(stream)
+    ready = [batch for batch, _ in zip(stream, range(options.steps), strict=False)]
+    torch.manual_seed(0)
+    model = BertForPreTraining(
+        BertConfig(
+            vocab_size=config.vocab_size, hidden_size=256, num_hidden_layers=4, num_attention_heads=4,
+            intermediate_size=1024, hidden_act="gelu_pytorch_tanh",
+        )
+    ).train()  # fmt: skip
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, eps=1e-6, weight_decay=0.01, fused=True)
+    seen = []
+    for number, batch in enumerate(ready):
+        labels = torch.full(batch.input_ids.shape, -100)
+        labels.view(-1)[batch.predicted] = batch.labels
+        mask = batch.attention_mask if batch.attention_mask is not None else torch.ones_like(batch.input_ids)
+        optimizer.param_groups[0]["lr"] = 1e-4 * min(1.0, number / 50)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=options.precision == "bf16"):
+            output = model(
+                input_ids=batch.input_ids, attention_mask=mask, token_type_ids=batch.token_type_ids,
+                labels=labels, next_sentence_label=batch.pair_labels,
+            )  # fmt: skip
+        output.loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        pairs = output.seq_relationship_logits.detach().float()
+        loss = output.loss.detach() - torch.nn.functional.cross_entropy(pairs, batch.pair_labels)
+        seen.append((int(mask.sum()), time.perf_counter(), float(loss)))
+    return summary(seen)
+
+
+def run_tencentpretrain(options: argparse.Namespace) -> dict[str, float]:
+    """TencentPretrain's own commands; its tokens a second count padding, which is taken out here."""
+    import pickle
+
+    checkout, work = Path(options.tencentpretrain), Path(options.work)
+    environment = os.environ | {"PYTHONPATH": str(checkout)}
+    data, model = work / "dataset.pt", work / "model.bin"
+    common = ["--vocab_path", options.vocab, "--dataset_path", str(data), "--data_processor", "bert"]
+    subprocess.run(
+        [sys.executable, "preprocess.py", "--corpus_path", options.plain, *common, "--processes_num", "1",
+         "--seq_length", "128", "--dynamic_masking", "--dup_factor", "1"],
+        cwd=checkout, env=environment, check=True, capture_output=True,
+    )  # fmt: skip
+    real = total = 0
+    with data.open("rb") as file:  # made by the command above, on this machine
+        for _ in range(2_000):
+            (_, padding), *_ = pickle.load(file)
+            real, total = real + 128 - padding, total + 128
+    found = subprocess.run(
+        [sys.executable, "pretrain.py", *common, "--config_path", "models/bert/mini_config.json",
+         "--output_model_path", str(model), "--total_steps", str(options.steps), "--report_steps", "10",
+         "--batch_size", "32", "--learning_rate", "1e-4", "--save_checkpoint_steps", "100000000"],
+        cwd=checkout, env=environment, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    log = found.stdout + found.stderr
+    rates = [float(rate) for rate in re.findall(r"\|\s*([\d.]+) tokens/s", log)]
+    losses = [float(loss) for loss in re.findall(r"loss_mlm: *([\d.]+)", log)]
+    later = rates[len(rates) // 3 :]
+    return {
+        "tokens_per_second": statistics.median(later) * real / total,
+        "loss": statistics.fmean(losses[-len(losses) // 3 :]),
+    }
+
+
+def summary(seen: list[tuple[int, float, float]]) -> dict[str, float]:
+    """Rate over all but the first tenth of the steps; loss over the last third."""
+    first = max(3, len(seen) // 10)
+    tokens = sum(count for count, _, _ in seen[first + 1 :])
+    losses = [loss for _, _, loss in seen[-(len(seen) // 3) :]]
+    return {
+        "tokens_per_second": tokens / (seen[-1][1] - seen[first][1]),
+        "loss": statistics.fmean(losses),
+    }
+
+
+ENGINES = {"polyseme": run_ours, "transformers": run_transformers, "TencentPretrain": run_tencentpretrain}
+
+
+def worker(options: argparse.Namespace) -> None:
+    import torch
+
+    torch.set_num_threads(options.threads)
+    print(json.dumps(ENGINES[options.worker](options)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--text", nargs="+", required=True)
+    parser.add_argument("--vocab", required=True)
+    parser.add_argument("--tencentpretrain", help="a checkout of TencentPretrain, to measure it too")
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--threads", type=int, default=2)
+    for hidden in ("worker", "store", "work", "plain"):
+        parser.add_argument(f"--{hidden}", help=argparse.SUPPRESS)
+    parser.add_argument("--precision", default="fp32", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        worker(options)
+        return
+
+    from polyseme.text.preparing import prepare
+    from polyseme.text.reading import TextSettings, read_documents
+
+    with tempfile.TemporaryDirectory() as folder:
+        store, plain = Path(folder, "store"), Path(folder, "plain.txt")
+        vocab = str(Path(options.vocab).resolve())
+        prepare(options.text, tokenizer=vocab, out=store, workers=2)
+        with plain.open("w", encoding="utf-8") as file:
+            for document in read_documents(options.text, TextSettings()):
+                file.write("\n".join(document.lines) + "\n\n")
+        cells = [
+            ("polyseme", "bf16"),
+            ("polyseme", "fp32"),
+            ("transformers", "bf16"),
+            ("transformers", "fp32"),
+        ]
+        if options.tencentpretrain:
+            cells.append(("TencentPretrain", "fp32"))
+        rows = {}
+        for engine, precision in cells:
+            command = [
+                sys.executable, __file__, "--worker", engine, "--precision", precision, "--store", str(store),
+                "--work", folder, "--plain", str(plain), "--text", "-", "--vocab", vocab,
+                "--steps", str(options.steps), "--threads", str(options.threads),
+                "--tencentpretrain", str(Path(options.tencentpretrain or ".").resolve()),
+            ]  # fmt: skip
+            environment = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+            if done.returncode:
+                sys.exit(f"{engine} {precision} failed:\n{done.stderr[-3000:]}")
+            rows[engine, precision] = json.loads(done.stdout.splitlines()[-1])
+            print(engine, precision, rows[engine, precision], file=sys.stderr, flush=True)
+    print(f"{date.today()}, {platform.machine()}, {options.threads} threads, torch {version('torch')}, "
+          f"transformers {version('transformers')}, {options.steps} steps\n")  # fmt: skip
+    print(
+        "| engine | precision | tokens/s | polyseme bf16 is faster | masked-LM loss |\n|---|---|---|---|---|"
+    )
+    best = rows["polyseme", "bf16"]["tokens_per_second"]
+    for (engine, precision), row in rows.items():
+        rate = row["tokens_per_second"]
+        print(f"| {engine} | {precision} | {rate:,.0f} | {best / rate:.2f} × | {row['loss']:.3f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""What the README tells a newcomer to type runs as it stands, with fewer steps."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from corpora import SENTENCES, write_text
+
+ROOT = Path(__file__).parents[1]
+SMALLER = (
+    ("--size mini", "--size tiny"),
+    ('size="mini"', 'size="tiny"'),
+    ("2000", "4"),
+    ("--steps 500", "--steps 2"),
+)
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+
+
+def smaller(text: str) -> str:
+    for words, fewer in SMALLER:
+        text = text.replace(words, fewer)
+    return text
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_text(tmp_path / "corpus.txt")
+    write_text(tmp_path / "domain.txt", documents=20)
+    (tmp_path / "sentences.txt").write_text("\n".join(SENTENCES) + "\n", encoding="utf-8")
+    law = ("法", "诉", "合同", "申请")
+    rows = [f"{'law' if any(word in text for word in law) else 'computing'}\t{text}" for text in SENTENCES]
+    for name in ("train.tsv", "dev.tsv"):
+        (tmp_path / name).write_text("\n".join(["label\ttext_a", *rows]) + "\n", encoding="utf-8")
+    return tmp_path
+
+
+def test_the_commands_of_the_readme_run_one_after_the_other(folder: Path) -> None:
+    first, daily, domain = blocks("sh")
+    assert [line.split("#")[0].split() for line in first.splitlines()] == [["make", "demo"], ["make", "test"]]
+    for line in smaller(daily + domain).splitlines():
+        words = [sys.executable, "-m", *shlex.split(line)]
+        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+    for name in (
+        "vectors.npy",
+        "answers.jsonl",
+        "plain-model/model.safetensors",
+        "adapted/model.safetensors",
+    ):
+        assert (folder / name).stat().st_size > 0
+
+
+def test_the_python_of_the_readme_runs(folder: Path) -> None:
+    (code,) = blocks("python")
+    code = smaller(code) + "\nassert vectors.shape[0] == 2 and len(words.vectors) == 1\n"
+    environment = os.environ | {"PYTHONSAFEPATH": "1"}
+    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, env=environment)
+
+
+def test_both_readmes_have_the_same_examples_and_links() -> None:
+    def code(name: str) -> list[str]:
+        text = (ROOT / name).read_text("utf-8")
+        return [re.sub(r"\s*#.*", "", block) for block in re.findall(r"```\w+\n(.*?)```", text, re.DOTALL)]
+
+    assert code("README.md") == code("README.zh.md")
+    for name in ("README.md", "README.zh.md"):
+        for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text("utf-8")):
+            assert (ROOT / target).exists(), target

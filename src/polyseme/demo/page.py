@@ -22,6 +22,8 @@ def page(report: Report, *, senses: str, loss: str, layers: int, width: int, rec
         pretrain_minutes=spoken(pretrained.seconds),
         told=f"{ours.two_meanings.share:.1%}",
         told_untrained=f"{report.senses['untrained'].two_meanings.share:.1%}",
+        told_control=f"{ours.one_meaning.share:.1%}",
+        told_untrained_control=f"{report.senses['untrained'].one_meaning.share:.1%}",
         accuracy=f"{report.classified['pretrained'].accuracy:.1%}",
         table=_table(COLUMNS, table(report), marked=len(table(report)) - 1),
         reading=_reading(report),

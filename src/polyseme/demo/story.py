@@ -196,8 +196,9 @@ class _Story:
         }
         told = senses["pretrained"].two_meanings
         progress.say(
-            f"nearer to those of their own meaning: {told.share:.1%} of the vectors; "
-            f"untrained: {senses['untrained'].two_meanings.share:.1%}; one static vector: 50 %"
+            f"nearer to those of their own domain: {told.share:.1%} of the vectors of words of two meanings "
+            f"(untrained {senses['untrained'].two_meanings.share:.1%}, one static vector 50 %); "
+            f"words of one meaning: {senses['pretrained'].one_meaning.share:.1%}"
         )
         chosen = both["two_meanings"]
         return senses, senses_picture(vectors["pretrained"]["two_meanings"], chosen, AMBIGUOUS, told)

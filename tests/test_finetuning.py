@@ -15,6 +15,7 @@ from polyseme import progress
 from polyseme.checkpoints.loading import load
 from polyseme.errors import DataError, SettingsError
 from polyseme.models.heads import ClassificationHead
+from polyseme.models.transformer.config import TransformerConfig
 from polyseme.tasks.finetuning import Outcome, Score, finetune
 from polyseme.tasks.predicting import evaluate, predict
 from polyseme.tasks.rows import collate, shuffled_batches
@@ -258,8 +259,9 @@ def test_every_row_is_trained_on_once_an_epoch_and_batches_are_full() -> None:
 def test_segments_reach_only_models_that_tell_them_apart() -> None:
     ids, types = np.array([2, 5, 3, 6, 3], np.int32), np.array([0, 0, 0, 1, 1], np.int32)
     rows = [Row(ids, types), Row(ids[:3])]
-    assert collate(rows, padding=0, token_types=False).token_type_ids is None
-    batch = collate(rows, padding=0, token_types=True)
+    config = TransformerConfig(vocab_size=9, max_position_embeddings=5, type_vocab_size=0)
+    assert collate(rows, padding=0, config=config).token_type_ids is None
+    batch = collate(rows, padding=0, config=msgspec.structs.replace(config, type_vocab_size=2))
     assert batch.token_type_ids is not None
     assert batch.token_type_ids.tolist() == [[0, 0, 0, 1, 1], [0, 0, 0, 0, 0]]
 

@@ -129,7 +129,7 @@ def test_a_run_killed_at_twenty_moments_ends_with_the_same_weights(
     while kills < (20 if recipe == "modernbert-wwm" else 5):
         child = runs.start(options(store, tmp_path / "killed", **order))
         time.sleep(moments.uniform(0.05, 0.9) * seconds)
-        if runs.kill(child, signal.SIGKILL) == 0:  # it had ended before: begin another run, the kills go on counting
+        if runs.kill(child, signal.SIGKILL) == 0:  # ended before: another run begins
             assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
             (tmp_path / "killed").rename(tmp_path / f"ended-{kills}")
         kills += 1
@@ -198,7 +198,8 @@ def test_held_out_documents_are_never_trained_on(store: Store) -> None:
 
 
 def test_the_loss_falls_and_the_run_says_where_word_frequencies_are(store: Store, tmp_path: Path) -> None:
-    outcome = pretrain(**options(store, tmp_path / "run", steps=160, change=[*SMALL, "training.warmup=10", *FAST]))
+    change = [*SMALL, *FAST, "training.warmup=10"]
+    outcome = pretrain(**options(store, tmp_path / "run", steps=160, change=change))
     assert outcome.finished
     assert outcome.unigram is not None
     assert outcome.losses["masked-lm"] < outcome.unigram - 0.5

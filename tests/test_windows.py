@@ -65,9 +65,16 @@ def test_batches_hold_every_row_once_and_stay_in_the_budget() -> None:
 
 
 def test_padding_is_told_from_real_tokens() -> None:
-    matrix, real = pad([np.array([5, 0, 6], np.int32), np.array([7], np.int32)], padding=0)
-    assert matrix.tolist() == [[5, 0, 6], [7, 0, 0]]
-    assert real.tolist() == [[True, True, True], [True, False, False]]
+    matrix, real = pad([np.array([5, 0, 6], np.int32), np.array([7], np.int32)], padding=0, most=4)
+    assert matrix.tolist() == [[5, 0, 6, 0], [7, 0, 0, 0]]
+    assert real.tolist() == [[True, True, True, False], [True, False, False, False]]
+
+
+def test_widths_repeat_and_stay_within_the_model() -> None:
+    for longest, most, width in ((3, 512, 8), (8, 512, 8), (9, 512, 16), (49, 50, 50), (510, 512, 512)):
+        matrix, real = pad([np.ones(longest, np.int32)], padding=0, most=most)
+        assert matrix.shape == real.shape == (1, width)
+        assert real.sum() == longest
 
 
 @pytest.mark.parametrize(

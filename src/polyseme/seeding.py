@@ -27,8 +27,8 @@ class RowGenerator:
     A row's stream depends on (seed, path, its sample number) and not on its neighbours, so a sample is
     corrupted alike in any batch, on any number of workers, and after any restart. Each call begins a
     series of its own, so it does not matter either how many numbers the calls before it drew (rows are
-    padded to different lengths in different company). The bits come from SplitMix64 (Steele, Lea and Flood 2014, section 5): a counter through a mixing function, which
-    NumPy computes for a whole batch.
+    padded to different lengths in different company). The bits come from SplitMix64 (Steele, Lea and Flood
+    2014, section 5): a counter through a mixing function, which NumPy computes for a whole batch.
     """
 
     def __init__(self, samples: npt.NDArray[np.int64], seed: int, *path: int | str) -> None:

@@ -193,7 +193,11 @@ class Embedder:
         """Batch by batch: row numbers, chosen states, which positions count, pooled states."""
         lengths = [len(row.input_ids) for row in rows]
         for numbers in batches_by_length(lengths, max_tokens=self.settings.batch_tokens):
-            matrix, real = pad([rows[n].input_ids for n in numbers], padding=self.tokenizer.padding_id)
+            matrix, real = pad(
+                [rows[n].input_ids for n in numbers],
+                padding=self.tokenizer.padding_id,
+                most=self._config.max_position_embeddings,
+            )
             own = np.zeros_like(real)
             for place, number in enumerate(numbers):
                 own[place, rows[number].own] = True

@@ -26,7 +26,6 @@ from polyseme.records import Record
 from polyseme.seeding import RowGenerator
 from polyseme.text.store import Mark, Store
 
-
 _PREDICTIONS = 128
 
 

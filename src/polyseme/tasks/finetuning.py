@@ -240,12 +240,11 @@ class _Finetuning:
 
     def _batches(self, rows: Sequence[Row], seed: int) -> Iterator[Batch]:
         lengths = np.array([len(row.input_ids) for row in rows], dtype=np.int64)
-        token_types = self.config.type_vocab_size > 1
         for epoch in range(self.settings.epochs):
             rng = generator(seed, "batches", epoch)
             for numbers in shuffled_batches(lengths, batch_size=self.settings.batch_size, rng=rng):
                 chosen = [rows[n] for n in numbers]
-                yield collate(chosen, padding=self.tokenizer.padding_id, token_types=token_types)
+                yield collate(chosen, padding=self.tokenizer.padding_id, config=self.config)
 
     def _encoded(self, examples: Sequence[Any], name: str) -> list[list[Row]]:
         rows = [

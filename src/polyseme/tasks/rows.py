@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from polyseme import progress
 from polyseme.embedding.batching import batches_by_length, pad
 from polyseme.models.batch import Batch
+from polyseme.models.transformer.config import TransformerConfig
 from polyseme.tasks.task import Row, TaskModule
 from polyseme.training.loop import autocast
 
@@ -16,13 +17,14 @@ _POOL = 16
 """Batches among which rows are exchanged so that each holds rows of like length."""
 
 
-def collate(rows: Sequence[Row], *, padding: int, token_types: bool) -> Batch:
-    """The rows as one batch; `token_types` says whether the model tells the texts of a pair apart."""
-    matrix, real = pad([row.input_ids for row in rows], padding=padding)
+def collate(rows: Sequence[Row], *, padding: int, config: TransformerConfig) -> Batch:
+    """The rows as one batch for a model of this kind."""
+    most = config.max_position_embeddings
+    matrix, real = pad([row.input_ids for row in rows], padding=padding, most=most)
     types = None
-    if token_types and any(row.token_type_ids is not None for row in rows):
+    if config.type_vocab_size > 1 and any(row.token_type_ids is not None for row in rows):
         kinds = [_zeros(row) if row.token_type_ids is None else row.token_type_ids for row in rows]
-        types = torch.from_numpy(pad(kinds, padding=0)[0])
+        types = torch.from_numpy(pad(kinds, padding=0, most=most)[0])
     labels = [row.label for row in rows if row.label is not None]
     return Batch(
         input_ids=torch.from_numpy(matrix),
@@ -65,11 +67,10 @@ def outputs_of(
 ) -> list[NDArray[np.float32]]:
     """What the network says of each example's rows, `[rows, …]`, in the examples' order."""
     rows = [row for of_example in rows_of_examples for row in of_example]
-    token_types = module.backbone.config.type_vocab_size > 1
     outputs: list[NDArray[np.float32]] = [np.zeros(0, dtype=np.float32)] * len(rows)
     module.eval()
     for numbers in batches_by_length([len(row.input_ids) for row in rows], max_tokens=batch_tokens):
-        batch = collate([rows[n] for n in numbers], padding=padding, token_types=token_types).to(device)
+        batch = collate([rows[n] for n in numbers], padding=padding, config=module.backbone.config).to(device)
         with autocast("bf16" if precision == "bf16" else "fp32", device):
             answers = module.predict(batch)
         for number, answer in zip(numbers, answers.float().cpu().numpy(), strict=True):

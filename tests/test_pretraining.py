@@ -19,7 +19,7 @@ import torch
 from corpora import small_store
 
 from polyseme.checkpoints.loading import load
-from polyseme.errors import CheckpointError, PolysemeError, SettingsError
+from polyseme.errors import CheckpointError, DataError, PolysemeError, SettingsError
 from polyseme.models.batch import Batch, Loss
 from polyseme.text.store import Store
 from polyseme.training.building import build_objective, model_config
@@ -195,6 +195,15 @@ def test_held_out_documents_are_never_trained_on(store: Store) -> None:
     assert len(kept)
     assert not set(train_on) & set(kept)
     assert len(train_on) + len(kept) == store.num_documents
+
+
+def test_a_store_of_one_document_is_enough_for_packed_rows_and_too_little_for_pairs(tmp_path: Path) -> None:
+    single = small_store(tmp_path, documents=1, vocab_size=150)
+    assert [len(part) for part in split_documents(single, held_out=0.05, most_tokens=100)] == [1, 0]
+    outcome = pretrain(**options(single, tmp_path / "run", steps=2))
+    assert (outcome.finished, outcome.losses) == (True, {})
+    with pytest.raises(DataError, match="needs at least 2 documents to draw from, and there is 1; separate"):
+        pretrain(**options(single, tmp_path / "pairs", recipe="bert", steps=2))
 
 
 def test_the_loss_falls_and_the_run_says_where_word_frequencies_are(store: Store, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from corpora import small_store
 
+from polyseme.errors import DataError
 from polyseme.objectives.next_sentence import FOLLOWS, RANDOM, NextSentenceSettings, Pairs
 from polyseme.objectives.packing import cut_texts, pack, plan_packed
 from polyseme.objectives.rows import lay_out
@@ -109,7 +110,7 @@ def test_a_document_of_one_sentence_always_gets_a_random_second(tmp_path: Path) 
 
 
 def test_one_document_is_too_few_for_pairs(store: Store) -> None:
-    with pytest.raises(ValueError, match="at least 2 documents to draw from, and there is 1"):
+    with pytest.raises(DataError, match="at least 2 documents to draw from, and there is 1"):
         Pairs(NextSentenceSettings()).plan(store, np.arange(1), length=64, seed=0, epoch=0)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch.nn as nn
 import torch.nn.functional as F
 
+from polyseme.errors import DataError
 from polyseme.models.batch import Batch, Loss, States
 from polyseme.models.heads import PairHead
 from polyseme.models.transformer.config import TransformerConfig
@@ -52,7 +53,7 @@ class Pairs:
     def plan(self, store: Store, documents: Integers, *, length: int, seed: int, epoch: int) -> Samples:
         """Pairs of segments that fill up to `length` tokens with [CLS] and two [SEP]."""
         if len(documents) < 2:
-            raise ValueError(
+            raise DataError(
                 f"next sentence needs at least 2 documents to draw from, and there is {len(documents)}; "
                 "separate the documents by empty lines, or choose a recipe without it"
             )

@@ -63,6 +63,7 @@ def draw_curves(journal: Path, picture: Path) -> None:
             axes.axhline(levels[-1], color="grey", linestyle=":", label="unigram level")
         axes.set_xlabel("step")
         axes.set_ylabel("loss (nats)")
-        axes.legend()
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend()
         picture.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(picture, format="svg")

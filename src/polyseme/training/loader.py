@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from polyseme.errors import DataError
 from polyseme.models.batch import Batch
 from polyseme.objectives.contract import Corruption
 from polyseme.objectives.rows import lay_out
@@ -16,6 +17,7 @@ from polyseme.seeding import RowGenerator
 from polyseme.text.store import Store
 
 _AHEAD = 4
+_FEW_DOCUMENTS = 4
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Loader:
                 self.store, self.documents, length=self.length, seed=self.seed, epoch=chance
             )
             if not len(samples):
-                raise ValueError("the store gives no sample; it needs at least one document with text")
+                raise DataError("the store gives no sample; it needs at least one document with text")
             sequence = order(samples, seed=self.seed, epoch=position.epoch)
             count = max(1, len(sequence) // self.batch_size)
             for number in range(position.batch, count):
@@ -107,14 +109,16 @@ def ahead(batches: Iterator[tuple[Batch, Position]]) -> Generator[tuple[Batch, P
 def split_documents(store: Store, *, held_out: float, most_tokens: int) -> tuple[Integers, Integers]:
     """The documents to train on, and those kept for the held-out loss: chosen by number, for any seed.
 
-    Held out are at most `most_tokens`; a store of one document holds nothing out.
+    Held out are at most `most_tokens`, but two documents at least, since pairs need two; a store of fewer
+    than four documents holds nothing out.
     """
     everything = np.arange(store.num_documents)
+    if held_out == 0 or len(everything) < _FEW_DOCUMENTS:
+        return everything, everything[:0]
+    sizes = np.diff(store.document_starts)
     lot = RowGenerator(everything, 0, "held out").random(1)[:, 0]
     candidates = everything[lot < held_out]
-    sizes = store.document_starts[candidates + 1] - store.document_starts[candidates]
-    kept = candidates[np.cumsum(sizes) <= most_tokens]
-    if held_out > 0 and not len(kept) and store.num_documents > 1:
-        smallest = np.argmin(np.diff(store.document_starts))
-        kept = everything[smallest : smallest + 1]
+    kept = candidates[np.cumsum(sizes[candidates]) <= most_tokens]
+    if len(kept) < 2:
+        kept = np.sort(np.argsort(sizes, kind="stable")[:2])
     return np.setdiff1d(everything, kept), kept

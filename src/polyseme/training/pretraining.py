@@ -37,6 +37,7 @@ from polyseme.training.state import Progress, load_state, newest_state, save_sta
 
 _HELD_OUT_ROWS = 2_000
 _REPORTS = 20
+_LEAST_BETWEEN_REPORTS = 50
 _PLATEAU = 0.15
 
 
@@ -161,7 +162,7 @@ class _Run:
                 rate=self._schedule()(step.number),
             )
         last = step.number >= self.pace.total_steps
-        if not last and step.number % max(1, self.pace.total_steps // _REPORTS) == 0:
+        if not last and step.number % max(_LEAST_BETWEEN_REPORTS, self.pace.total_steps // _REPORTS) == 0:
             self._evaluate(step.number)
         if last or self.signal is not None or self._save_is_due(step.number):
             self._save(step.number)

@@ -207,8 +207,8 @@ def test_a_store_of_one_document_is_enough_for_packed_rows_and_too_little_for_pa
 
 
 def test_the_loss_falls_and_the_run_says_where_word_frequencies_are(store: Store, tmp_path: Path) -> None:
-    change = [*SMALL, *FAST, "training.warmup=10"]
-    outcome = pretrain(**options(store, tmp_path / "run", steps=160, change=change))
+    change = [*SMALL, *FAST, "training.warmup=10", "training.batch_size=16", "sizes.tiny.hidden_size=64"]
+    outcome = pretrain(**options(store, tmp_path / "run", steps=300, change=change))
     assert outcome.finished
     assert outcome.unigram is not None
     assert outcome.losses["masked-lm"] < outcome.unigram - 0.5
@@ -316,7 +316,7 @@ def test_wrong_words_are_one_clear_line(
     store: Store, tmp_path: Path, words: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(PolysemeError, match=message) as caught:
-        pretrain(**options(store, tmp_path / "run", **words))
+        pretrain(**(options(store, tmp_path / "run") | words))
     assert "\n" not in str(caught.value)
 
 

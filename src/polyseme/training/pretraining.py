@@ -38,6 +38,7 @@ from polyseme.training.state import Progress, load_state, newest_state, save_sta
 _HELD_OUT_ROWS = 2_000
 _REPORTS = 20
 _LEAST_BETWEEN_REPORTS = 50
+_PROSE = ("title", "paper", "notes")
 _PLATEAU = 0.15
 
 
@@ -238,7 +239,7 @@ class _Run:
     def _remember(self) -> None:
         """Write down what the run is; refuse to go on with something else in the same folder."""
         words = {
-            "recipe": to_plain(self.recipe),
+            "recipe": {name: value for name, value in to_plain(self.recipe).items() if name not in _PROSE},
             "size": self.settings.size,
             "steps": self.settings.steps,
             "minutes": self.settings.minutes,

@@ -187,6 +187,8 @@ def report(study: Study, arms: list[str], sizes: list[str]) -> Iterator[str]:
         + ", ".join(f"{name} {100 * found['test']['accuracy']:.1f}" for name, found in probes.items())
         + "\n"
     )
+    if not sizes:
+        return
     yield "| labels | start | grid point (rate, embeddings, pooling) | test accuracy, 3 seeds |"
     yield "|---|---|---|---|"
     for size in sizes:
@@ -209,7 +211,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--adapt-minutes", type=float, default=5.0)
     parser.add_argument("--arms", nargs="+", default=["adapted", "random"])
-    parser.add_argument("--sizes", nargs="+", default=list(SIZES), choices=list(SIZES))
+    parser.add_argument("--sizes", nargs="*", default=list(SIZES), help="500 all; none: (a) and (b) only")
     parser.add_argument("--threads", type=int, help="threads of fine-tuning, to run two arms side by side")
     options = parser.parse_args()
     study = Study(options.data, options.out, threads=options.threads)

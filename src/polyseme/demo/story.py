@@ -45,7 +45,7 @@ from polyseme.training.recipes import read_recipe
 RECIPE, SIZE = "modernbert-wwm", "mini"
 LAYERS = "-1"
 FINETUNING: dict[str, Any] = {"learning_rate": 3e-4, "epochs": 3, "batch_size": 32, "dropout": 0.1}
-"""Fixed beforehand, on the dev lines, the same for both networks."""
+"""Fixed beforehand, and the same for both networks."""
 
 
 def demo(*, out: str | Path = "polyseme-demo", **options: Any) -> Report:

@@ -26,7 +26,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-CHANGES = ("training.batch_size=32", "training.length=128", "training.warmup=50", "training.held_out=0")
+CHANGES = ("training.batch_size=32", "training.length=128", "training.bias_correction=true")
+"""Bias correction as the peers have it: without it, BERT's own rule takes three times larger first steps."""
 
 
 def batches(store: str) -> Iterator[Any]:
@@ -210,7 +211,8 @@ def main() -> None:
             environment = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
             done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
             if done.returncode:
-                sys.exit(f"{engine} {precision} failed:\n{done.stderr[-3000:]}")
+                print(f"{engine} {precision} failed:\n{done.stderr[-3000:]}", file=sys.stderr)
+                continue
             rows[engine, precision] = json.loads(done.stdout.splitlines()[-1])
             print(engine, precision, rows[engine, precision], file=sys.stderr, flush=True)
     print(f"{date.today()}, {platform.machine()}, {options.threads} threads, torch {version('torch')}, "

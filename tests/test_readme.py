@@ -59,7 +59,9 @@ def test_the_commands_of_the_readme_run_one_after_the_other(folder: Path) -> Non
 
 def test_the_python_of_the_readme_runs(folder: Path) -> None:
     (code,) = blocks("python")
-    code = smaller(code) + "\nassert vectors.shape[0] == 2 and len(words) == 1 and len(words[0].vectors) > 1\n"
+    code = (
+        smaller(code) + "\nassert vectors.shape[0] == 2 and len(words) == 1 and len(words[0].vectors) > 1\n"
+    )
     environment = os.environ | {"PYTHONSAFEPATH": "1"}
     subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, env=environment)
 

@@ -114,9 +114,10 @@ class _Run:
         """From the newest state to the end, or to a signal."""
         first = self._resume()
         if first >= self.pace.total_steps:
-            progress.say(f"{self.folder} is already trained for {first} steps; nothing to do")
+            progress.say(f"{self.folder} is already trained for {first} steps")
             self._recall()
-            return self._outcome(first, finished=True)
+            self.done = first
+            return self._finish()  # again: the run may have been killed between its last state and its files
         self.started = self.saved = self.shown = time.perf_counter()
         self.done = first
         with ExitStack() as stack:

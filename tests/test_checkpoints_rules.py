@@ -16,7 +16,7 @@ from polyseme.checkpoints.formats import (
     format_of,
     read_config,
 )
-from polyseme.checkpoints.rules import Translation, cut, join
+from polyseme.checkpoints.rules import Holding, Translation, Transposed
 from polyseme.errors import CheckpointError
 from polyseme.models.heads import ClassificationHead, MaskedLMHead, PairHead
 from polyseme.models.transformer.config import TransformerConfig
@@ -77,9 +77,33 @@ def test_tensors_joined_and_cut_come_back_unchanged(format: Format) -> None:
         table = Translation(rules)
         own = [name for name in names if table.theirs(name) is not None]
         assert own or not rules, part
-        for ours in table.groups(own).values():
-            back = cut(join(tensors[name] for name in ours), [names[name][0] for name in ours])
-            assert all(torch.equal(part, tensors[name]) for part, name in zip(back, ours, strict=True))
+        for holding in table.groups(own).values():
+            joined = holding.join(tensors)
+            assert tuple(joined.shape) == holding.shape(names)
+            back = holding.cut(joined, names)
+            assert all(torch.equal(back[name], tensors[name]) for name in holding.ours)
+
+
+def test_a_transposed_tensor_holds_inputs_by_outputs_side_by_side() -> None:
+    table = Translation({"h.{n}.c_attn.": Transposed("layers.{n}.query.", "layers.{n}.key.")})
+    names = {"layers.3.query.weight": (2, 3), "layers.3.key.weight": (4, 3)}
+    tensors = {name: torch.randn(shape) for name, shape in names.items()}
+    (holding,) = table.groups(names).values()
+    assert holding == Holding(tuple(names), transposed=True)
+    assert holding.shape(names) == (3, 6)
+    joined = holding.join(tensors)
+    assert torch.equal(joined[:, :2], tensors["layers.3.query.weight"].t())
+    assert torch.equal(joined[:, 2:], tensors["layers.3.key.weight"].t())
+    back = holding.cut(joined.contiguous(), names)
+    assert all(torch.equal(back[name], tensors[name]) and back[name].is_contiguous() for name in names)
+
+
+def test_a_vector_is_the_same_in_a_transposed_tensor() -> None:
+    table = Translation({"h.{n}.c_attn.": Transposed("layers.{n}.query.", "layers.{n}.key.")})
+    tensors = {"layers.0.query.bias": torch.randn(2), "layers.0.key.bias": torch.randn(4)}
+    (holding,) = table.groups(tensors).values()
+    assert torch.equal(holding.join(tensors), torch.cat(list(tensors.values())))
+    assert holding.shape({"layers.0.query.bias": (2,), "layers.0.key.bias": (4,)}) == (6,)
 
 
 def test_modernberts_joined_tensors_hold_query_key_value_and_input_before_gate() -> None:

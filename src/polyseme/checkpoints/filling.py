@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from polyseme.checkpoints.formats import Format
-from polyseme.checkpoints.rules import Translation, cut
+from polyseme.checkpoints.rules import Holding, Translation
 from polyseme.checkpoints.weights import Stored, as_floats
 from polyseme.errors import CheckpointError
 
@@ -73,7 +73,8 @@ def read_tensors(
     rules = {name: ours for part in ("backbone", *sorted(parts)) for name, ours in format.rules[part].items()}
     groups = Translation(rules).groups(wanted)
     sources = _sources(format, stored, groups, where)
-    _check_shapes(sources, groups, wanted)
+    shapes = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
+    _check_shapes(sources, groups, shapes)
     read = {tensor.name for tensor in sources.values()}
     rest = {name: tensor for name, tensor in stored.items() if tensor.name not in read}
     if "masked-lm" in parts:
@@ -81,19 +82,18 @@ def read_tensors(
     _check_rest(format, rest, parts, where)
 
     tensors: dict[str, Tensor] = {}
-    for name, ours in groups.items():
-        tensor = as_floats(sources[name], dtype)
-        tensors |= zip(ours, cut(tensor, [wanted[our_name].shape[0] for our_name in ours]), strict=True)
+    for name, holding in groups.items():
+        tensors |= holding.cut(as_floats(sources[name], dtype), shapes)
     idle = {*format.buffers, *format.ties}
     return tensors, Reading(
-        used={sources[name].name: ours for name, ours in groups.items()},
+        used={sources[name].name: holding.ours for name, holding in groups.items()},
         unused=tuple(sorted(tensor.name for name, tensor in rest.items() if name in idle)),
         skipped=tuple(sorted(tensor.name for name, tensor in rest.items() if name not in idle)),
     )
 
 
 def _sources(
-    format: Format, stored: Mapping[str, Stored], groups: Mapping[str, tuple[str, ...]], where: Path
+    format: Format, stored: Mapping[str, Stored], groups: Mapping[str, Holding], where: Path
 ) -> dict[str, Stored]:
     """The stored tensor for each name; where only the other end of a tie was stored, that one."""
     sources: dict[str, Stored] = {}
@@ -112,11 +112,12 @@ def _sources(
 
 
 def _check_shapes(
-    sources: Mapping[str, Stored], groups: Mapping[str, tuple[str, ...]], wanted: Mapping[str, Tensor]
+    sources: Mapping[str, Stored],
+    groups: Mapping[str, Holding],
+    shapes: Mapping[str, tuple[int, ...]],
 ) -> None:
-    for name, ours in groups.items():
-        shapes = [tuple(wanted[our_name].shape) for our_name in ours]
-        expected = (sum(shape[0] for shape in shapes), *shapes[0][1:])
+    for name, holding in groups.items():
+        expected = holding.shape(shapes)
         if sources[name].shape != expected:
             raise CheckpointError(
                 f"{sources[name].file}: {sources[name].name} has the shape {list(sources[name].shape)}, "

@@ -2,7 +2,8 @@
 
 A table maps a foreign name to ours. `{n}` stands for a layer's number, and a name that ends in a dot
 for its weight and its bias. Where several of our tensors stand for one foreign tensor, it holds theirs
-joined along the first dimension, in this order.
+joined along the first dimension, in this order. `Transposed` names stand for a foreign matrix that is
+written the other way round, inputs by outputs; vectors are the same both ways.
 """
 
 from __future__ import annotations
@@ -14,7 +15,49 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from torch import Tensor
 
-Rules = Mapping[str, str | tuple[str, ...]]
+
+class Transposed:
+    """Our tensors that a foreign matrix of inputs by outputs holds side by side."""
+
+    def __init__(self, *ours: str) -> None:
+        self.ours = ours
+
+
+Rules = Mapping[str, "str | tuple[str, ...] | Transposed"]
+
+
+class Holding(NamedTuple):
+    """What one foreign tensor holds, and how."""
+
+    ours: tuple[str, ...]
+    transposed: bool = False
+
+    def join(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The foreign tensor, made of ours by name."""
+        import torch  # Here, so that the tables of formats can be read without it.
+
+        parts = [tensors[name] for name in self.ours]
+        joined = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return joined.t() if self.transposed and joined.dim() == 2 else joined
+
+    def cut(self, tensor: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+        """Ours by name out of the foreign tensor; none is a part of another's memory."""
+        import torch
+
+        ours = tensor.t() if self.transposed and tensor.dim() == 2 else tensor
+        if len(self.ours) == 1:
+            return {self.ours[0]: ours.contiguous()}
+        parts = torch.split(ours, [shapes[name][0] for name in self.ours])
+        return {
+            name: part.clone(memory_format=torch.contiguous_format)
+            for name, part in zip(self.ours, parts, strict=True)
+        }
+
+    def shape(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+        """The shape of the foreign tensor, from those of ours."""
+        first = shapes[self.ours[0]]
+        joined = (sum(shapes[name][0] for name in self.ours), *first[1:]) if len(self.ours) > 1 else first
+        return joined[::-1] if self.transposed and len(joined) == 2 else joined
 
 
 class _Template(NamedTuple):
@@ -36,6 +79,18 @@ def _template(text: str) -> _Template:
     return _Template(text, re.compile(pattern))
 
 
+class _Rule(NamedTuple):
+    theirs: _Template
+    ours: tuple[_Template, ...]
+    transposed: bool
+
+
+def _rule(theirs: str, ours: str | tuple[str, ...] | Transposed) -> _Rule:
+    transposed = isinstance(ours, Transposed)
+    names = ours.ours if isinstance(ours, Transposed) else ((ours,) if isinstance(ours, str) else ours)
+    return _Rule(_template(theirs), tuple(map(_template, names)), transposed)
+
+
 class Translation:
     """A table of rules, ready to be read in both directions.
 
@@ -47,51 +102,35 @@ class Translation:
     """
 
     def __init__(self, rules: Rules) -> None:
-        self._rules = [
-            (
-                _template(theirs),
-                tuple(_template(name) for name in ((ours,) if isinstance(ours, str) else ours)),
-            )
-            for theirs, ours in rules.items()
-        ]
+        self._rules = [_rule(theirs, ours) for theirs, ours in rules.items()]
+
+    def holding(self, their_name: str) -> Holding | None:
+        """What a foreign tensor holds, or None where the table does not know it."""
+        for rule in self._rules:
+            if (parts := rule.theirs.match(their_name)) is not None:
+                return Holding(tuple(template.fill(parts) for template in rule.ours), rule.transposed)
+        return None
 
     def ours(self, their_name: str) -> tuple[str, ...] | None:
         """Our tensors that a foreign one stands for, or None where the table does not know it."""
-        for theirs, ours in self._rules:
-            if (parts := theirs.match(their_name)) is not None:
-                return tuple(template.fill(parts) for template in ours)
-        return None
+        holding = self.holding(their_name)
+        return None if holding is None else holding.ours
 
     def theirs(self, our_name: str) -> str | None:
         """The foreign tensor that holds one of ours, or None where the table does not know it."""
-        for theirs, ours in self._rules:
-            for template in ours:
+        for rule in self._rules:
+            for template in rule.ours:
                 if (parts := template.match(our_name)) is not None:
-                    return theirs.fill(parts)
+                    return rule.theirs.fill(parts)
         return None
 
-    def groups(self, our_names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    def groups(self, our_names: Iterable[str]) -> dict[str, Holding]:
         """Each foreign tensor that holds some of `our_names`, with all of ours that it holds."""
-        groups: dict[str, tuple[str, ...]] = {}
+        groups: dict[str, Holding] = {}
         for name in our_names:
             their_name = self.theirs(name)
-            if their_name is None:
+            holding = None if their_name is None else self.holding(their_name)
+            if their_name is None or holding is None:
                 raise LookupError(f"no rule says where {name} is stored")
-            groups[their_name] = self.ours(their_name) or ()
+            groups[their_name] = holding
         return groups
-
-
-def join(parts: Iterable[Tensor]) -> Tensor:
-    """Our tensors as the one foreign tensor that holds them."""
-    import torch  # Here, so that the tables of formats can be read without it.
-
-    parts = list(parts)
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def cut(tensor: Tensor, rows: Iterable[int]) -> tuple[Tensor, ...]:
-    """A foreign tensor as ours, with as many rows each as `rows` says."""
-    import torch
-
-    rows = list(rows)
-    return (tensor,) if len(rows) == 1 else tuple(part.clone() for part in torch.split(tensor, rows))

@@ -10,7 +10,7 @@ from torch import Tensor
 from polyseme.checkpoints.cards import CARD, classifier_settings
 from polyseme.checkpoints.formats import Format, config_json, format_of
 from polyseme.checkpoints.model import Model
-from polyseme.checkpoints.rules import Translation, join
+from polyseme.checkpoints.rules import Translation
 from polyseme.checkpoints.sentence_transformers import pooling_files
 from polyseme.errors import CheckpointError
 from polyseme.files import whole_folder
@@ -117,13 +117,11 @@ def _weights(model: Model, format: Format) -> bytes:
     parts = ["backbone", "pooler", *model.heads]
     for head, module in model.heads.items():
         tensors |= {f"{head}.{name}": tensor for name, tensor in module.state_dict().items()}
+    tensors = {name: _own_rows(name, tensor, model) for name, tensor in tensors.items()}
     rules = {name: ours for part in parts for name, ours in format.rules[part].items()}
     theirs = {
-        name: join(_own_rows(our_name, tensors[our_name], model) for our_name in ours)
-        .detach()
-        .cpu()
-        .contiguous()
-        for name, ours in Translation(rules).groups(tensors).items()
+        name: holding.join(tensors).detach().cpu().contiguous()
+        for name, holding in Translation(rules).groups(tensors).items()
     }
     content: bytes = safetensors.torch.save(theirs, metadata={"format": "pt"})
     return content

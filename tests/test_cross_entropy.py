@@ -40,6 +40,21 @@ def test_loss_and_gradients_are_those_of_the_plain_form(
             assert (one.grad - other.grad).abs().max() <= tolerance * other.grad.abs().max()
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_without_bias_and_with_smoothing_it_is_still_the_plain_form(smoothing: float) -> None:
+    for seed in range(10):
+        (hidden, table, _, labels), (other_hidden, other_table, _, _) = problem(seed), problem(seed)
+        loss = sparse_cross_entropy(hidden, table, None, labels, label_smoothing=smoothing)
+        wanted = F.cross_entropy(
+            other_hidden @ other_table.t(), labels, ignore_index=IGNORED, label_smoothing=smoothing
+        )
+        assert abs(loss - wanted) <= 1e-12 * abs(wanted)
+        loss.backward()
+        wanted.backward()
+        assert (hidden.grad - other_hidden.grad).abs().max() <= 1e-12
+        assert (table.grad - other_table.grad).abs().max() <= 1e-12
+
+
 def test_gradients_are_those_that_differences_show() -> None:
     *inputs, labels = problem(0)
     assert torch.autograd.gradcheck(lambda *parts: sparse_cross_entropy(*parts, labels), inputs)

@@ -1,4 +1,4 @@
-"""Which spans make a row: pairs for next sentence, packed texts, and their order."""
+"""Which spans make a row: pairs for next sentence, packed texts, one stream, and their order."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ import pytest
 from corpora import small_store
 
 from polyseme.errors import DataError
+from polyseme.objectives.contiguous import plan_contiguous
 from polyseme.objectives.next_sentence import FOLLOWS, RANDOM, NextSentenceSettings, Pairs
 from polyseme.objectives.packing import cut_texts, pack, plan_packed
 from polyseme.objectives.rows import lay_out
@@ -158,3 +159,41 @@ def test_large_tables_lie_in_files_and_say_the_same(store: Store, monkeypatch: p
     assert isinstance(mapped.starts, np.memmap)
     for field in ("starts", "stops", "rows", "blocks"):
         assert np.array_equal(getattr(plain, field), getattr(mapped, field))
+
+
+@pytest.mark.parametrize("length", [8, 64, 512])
+def test_contiguous_rows_joined_are_the_documents_with_a_separator_after_each(
+    store: Store, length: int
+) -> None:
+    chosen = documents(store)[::2]
+    samples = plan_contiguous(store, chosen, length=length, seed=0, epoch=0)
+    rows = lay_out(store, samples, np.arange(len(samples)), length=length)
+    assert rows.attention_mask[:-1].all()
+    stream = rows.input_ids[rows.attention_mask]
+    ids, _ = store.gather(np.array([0]), np.array([store.num_tokens]))
+    borders = store.document_starts
+    texts = [(*ids[borders[d] : borders[d + 1]].tolist(), store.tokenizer.separator_id) for d in chosen]
+    found, start = [], 0
+    for stop in np.flatnonzero(stream == store.tokenizer.separator_id) + 1:
+        found.append(tuple(stream[start:stop].tolist()))
+        start = stop
+    assert start == len(stream)
+    assert sorted(found) == sorted(texts)
+    assert set(rows.arrays(rows.input_ids)) <= {"input_ids", "attention_mask"}
+
+
+def test_contiguous_rows_are_cut_elsewhere_in_the_next_epoch_and_alike_in_the_same(store: Store) -> None:
+    plans = [
+        plan_contiguous(store, documents(store), length=64, seed=1, epoch=epoch).starts.tolist()
+        for epoch in (0, 0, 1)
+    ]
+    assert plans[0] == plans[1] != plans[2]
+    assert sorted(plans[0]) != sorted(plans[2])
+
+
+def test_contiguous_rows_need_neither_a_first_token_nor_padding(store: Store) -> None:
+    bare = Store.open(store.folder)
+    bare.tokenizer = type(store.tokenizer)(store.tokenizer._definition, {"separator": "[SEP]"})
+    samples = plan_contiguous(bare, documents(bare), length=64, seed=0, epoch=0)
+    rows = lay_out(bare, samples, np.arange(len(samples)), length=64)
+    assert (rows.input_ids[~rows.attention_mask] == bare.tokenizer.separator_id).all()

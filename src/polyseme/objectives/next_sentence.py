@@ -57,7 +57,7 @@ class Pairs:
                 f"next sentence needs at least 2 documents to draw from, and there is {len(documents)}; "
                 "separate the documents by empty lines, or choose a recipe without it"
             )
-        writer = SampleWriter(packed=False)
+        writer = SampleWriter("pair")
         for number, block in enumerate(document_blocks(store, documents)):
             draw = _Drawing(store, documents, self.settings, generator(seed, "pairs", epoch, number))
             for document in block.tolist():

@@ -18,7 +18,7 @@ _SPECIAL = 2  # [CLS] and [SEP] of each text
 
 def plan_packed(store: Store, documents: Integers, *, length: int, seed: int, epoch: int) -> Samples:
     """Every token of the documents once: texts of at most `length` − 2 tokens, packed into rows."""
-    writer = SampleWriter(packed=True)
+    writer = SampleWriter("packed")
     for number, block in enumerate(document_blocks(store, documents)):
         texts = cut_texts(store, block, most=length - _SPECIAL)
         rng = generator(seed, "packing", epoch, number)

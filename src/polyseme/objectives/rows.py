@@ -1,11 +1,12 @@
 """Rows: samples laid out as a model reads them, a whole batch at once."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from polyseme.objectives.samples import Integers, Samples
+from polyseme.objectives.samples import Integers, Layout, Samples
 from polyseme.text.store import Store
 
 Arrays = dict[str, npt.NDArray[np.generic]]
@@ -25,7 +26,7 @@ class Rows:
     spans: npt.NDArray[np.int64]
     """Number of the span (0, 1 …) that each position belongs to, its special tokens included."""
     position_ids: npt.NDArray[np.int64]
-    packed: bool
+    layout: Layout
     samples: Integers
     """The number of each row's sample in its epoch: `[batch]`."""
     pair_labels: npt.NDArray[np.int64] | None
@@ -43,18 +44,18 @@ class Rows:
         arrays: Arrays = {"input_ids": input_ids}
         if not self.attention_mask.all():
             arrays["attention_mask"] = self.attention_mask
-        if self.packed:
+        if self.layout == "packed":
             arrays["document_ids"] = (self.spans + 1) * self.attention_mask
             arrays["position_ids"] = self.position_ids
-        elif self.spans.any():
+        elif self.layout == "pair" and self.spans.any():
             arrays["token_type_ids"] = self.spans
         return arrays
 
 
 def lay_out(store: Store, samples: Samples, chosen: Integers, *, length: int, progress: float = 0.0) -> Rows:
-    """The rows of the samples numbered `chosen`: `[CLS]`, spans, `[SEP]`s, padding to the longest row
-    (to `length` when the spans are packed, so that shapes stay the same)."""
-    tokenizer = store.tokenizer
+    """The rows of the samples numbered `chosen`: `[CLS]`, spans, `[SEP]`s as their layout says, and padding
+    to the longest row (to `length` unless rows are pairs, so that shapes stay the same)."""
+    tokenizer, layout = store.tokenizer, samples.layout
     counts = samples.rows[chosen + 1] - samples.rows[chosen]  # [batch]
     row = np.repeat(np.arange(len(chosen)), counts)  # [spans]
     within = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -62,18 +63,18 @@ def lay_out(store: Store, samples: Samples, chosen: Integers, *, length: int, pr
     starts, stops = samples.starts[span], samples.stops[span]
     sizes = stops - starts
 
-    opens = (within == 0) | samples.packed  # spans that begin with [CLS]
-    widths = sizes + opens + 1
+    opens, closes = _FRAMES[layout](sizes, row, within, length)  # spans with [CLS] before, [SEP] after
+    widths = sizes + opens + closes
     ends = np.cumsum(widths)
     row_begins = np.concatenate([[0], ends[np.cumsum(counts) - 1]])[:-1]
     begins = ends - widths - row_begins[row]  # [spans], inside their row
     used = np.bincount(row, weights=widths, minlength=len(chosen)).astype(np.int64)
     if used.max(initial=0) > length:
         raise ValueError(f"a row of {used.max()} tokens was planned where length is {length}")
-    width = length if samples.packed else int(used.max(initial=0))
+    width = int(used.max(initial=0)) if layout == "pair" else length
 
     shape = (len(chosen), width)
-    input_ids = np.full(shape, tokenizer.padding_id, dtype=np.int64)
+    input_ids = np.full(shape, tokenizer.filling_id, dtype=np.int64)
     marks = np.zeros(shape, dtype=np.uint8)
     real = np.zeros(shape, dtype=np.bool_)
     span_of = np.zeros(shape, dtype=np.int64)
@@ -85,13 +86,14 @@ def lay_out(store: Store, samples: Samples, chosen: Integers, *, length: int, pr
     input_ids.reshape(-1)[place] = ids
     marks.reshape(-1)[place] = bits
     real.reshape(-1)[place] = True
-    input_ids[row[opens], begins[opens]] = tokenizer.first_id
-    input_ids[row, begins + widths - 1] = tokenizer.separator_id
+    if opens.any():
+        input_ids[row[opens], begins[opens]] = tokenizer.first_id
+    input_ids[row[closes], (begins + widths - 1)[closes]] = tokenizer.separator_id
 
     covered = np.arange(int(widths.sum())) - np.repeat(np.cumsum(widths) - widths, widths)
     place = np.repeat(row * width + begins, widths) + covered
     span_of.reshape(-1)[place] = np.repeat(within, widths)
-    position_ids.reshape(-1)[place] = covered + (0 if samples.packed else np.repeat(begins, widths))
+    position_ids.reshape(-1)[place] = covered + (0 if layout == "packed" else np.repeat(begins, widths))
     labels = samples.pair_labels
     return Rows(
         input_ids=input_ids,
@@ -100,8 +102,37 @@ def lay_out(store: Store, samples: Samples, chosen: Integers, *, length: int, pr
         real=real,
         spans=span_of,
         position_ids=position_ids,
-        packed=samples.packed,
+        layout=layout,
         samples=chosen,
         pair_labels=None if labels is None else labels[chosen].astype(np.int64),
         progress=progress,
     )
+
+
+Booleans = npt.NDArray[np.bool_]
+
+
+def _together(sizes: Integers, row: Integers, within: Integers, length: int) -> tuple[Booleans, Booleans]:
+    return within == 0, np.ones(len(sizes), dtype=np.bool_)
+
+
+def _each(sizes: Integers, row: Integers, within: Integers, length: int) -> tuple[Booleans, Booleans]:
+    everywhere = np.ones(len(sizes), dtype=np.bool_)
+    return everywhere, everywhere
+
+
+def _between(sizes: Integers, row: Integers, within: Integers, length: int) -> tuple[Booleans, Booleans]:
+    """A separator ends every document but one that fills its row to the end or goes on in the next."""
+    if not len(sizes):
+        return np.zeros(0, dtype=np.bool_), np.zeros(0, dtype=np.bool_)
+    last = np.append(row[1:] != row[:-1], True)
+    taken = np.bincount(row, weights=sizes) + np.bincount(row) - 1  # [rows], without the last separator
+    return np.zeros(len(sizes), dtype=np.bool_), ~last | (taken[row] < length)
+
+
+_FRAMES: dict[Layout, Callable[[Integers, Integers, Integers, int], tuple[Booleans, Booleans]]] = {
+    "pair": _together,
+    "packed": _each,
+    "contiguous": _between,
+}
+"""Which spans begin with `[CLS]` and which end with `[SEP]`: from sizes, row, number in the row, length."""

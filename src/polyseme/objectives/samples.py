@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,11 @@ from polyseme.seeding import generator
 from polyseme.text.store import Store
 
 Integers = npt.NDArray[np.int64]
+
+Layout = Literal["pair", "packed", "contiguous"]
+"""How spans share a row: together as one text or pair (`[CLS] A [SEP] B [SEP]`); each a text of its own
+(`[CLS] text [SEP]`, blind to the others); or as one stream of documents, a `[SEP]` after each and no `[CLS]`,
+that is cut wherever the row is full."""
 
 BLOCK_TOKENS = 1 << 23
 """Documents are planned and shuffled in blocks of about so many tokens, so that a store larger than
@@ -22,11 +27,7 @@ _SPILL = 1 << 22
 
 @dataclass(frozen=True)
 class Samples:
-    """An epoch's table: sample `i` is made of the spans `rows[i]:rows[i + 1]`.
-
-    `packed` says how spans share a row: each a text of its own (`[CLS] text [SEP]`, blind to the
-    others), or together one pair (`[CLS] A [SEP] B [SEP]`).
-    """
+    """An epoch's table: sample `i` is made of the spans `rows[i]:rows[i + 1]`."""
 
     starts: Integers
     """First token of each span in the store: `[spans]`."""
@@ -37,7 +38,7 @@ class Samples:
     blocks: Integers
     """Where each block of samples begins: `[blocks + 1]`."""
     pair_labels: npt.NDArray[np.int8] | None = None
-    packed: bool = False
+    layout: Layout = "pair"
 
     def __len__(self) -> int:
         return len(self.rows) - 1
@@ -46,8 +47,8 @@ class Samples:
 class SampleWriter:
     """Collects samples; what grows large lies in unnamed temporary files, mapped into memory."""
 
-    def __init__(self, *, packed: bool) -> None:
-        self._packed = packed
+    def __init__(self, layout: Layout = "pair") -> None:
+        self._layout = layout
         self._starts, self._stops, self._rows = (_Growing(np.int64) for _ in range(3))
         self._labels = _Growing(np.int8)
         self._blocks = [0]
@@ -78,7 +79,7 @@ class SampleWriter:
             rows=np.concatenate([np.zeros(1, np.int64), rows]),
             blocks=np.array(self._blocks, dtype=np.int64),
             pair_labels=self._labels.array() if len(self._labels) else None,
-            packed=self._packed,
+            layout=self._layout,
         )
 
 

@@ -120,6 +120,11 @@ class Tokenizer:
         return self._role("mask")
 
     @property
+    def filling_id(self) -> int:
+        """What fills rows up where nothing is read: the padding, or any token where there is none."""
+        return self._roles.get("padding", self._roles.get("separator", 0))
+
+    @property
     def crosses_words(self) -> bool:
         """Whether a token may hold the end of one word and the begin of the next, if words are not given."""
         return self.kind in ("bpe", "byte-bpe", "unigram", "words")

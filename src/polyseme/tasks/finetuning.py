@@ -31,7 +31,8 @@ from polyseme.tasks.subsets import subset
 from polyseme.tasks.task import Row, Task, TaskModule, divided, make_task
 from polyseme.text.tokenizer import Tokenizer
 from polyseme.training import loop
-from polyseme.training.optimizers import AdamW, Optimizers, decays
+from polyseme.training.adamw import AdamW
+from polyseme.training.optimizers import Optimizers, decays
 from polyseme.training.schedules import Schedule
 
 

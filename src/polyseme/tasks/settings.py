@@ -58,7 +58,7 @@ class FinetuneSettings(Record, frozen=True):
     """Tokens read of a text, special ones included; None: as many as the model has positions."""
     warmup: float = 0.1
     """Steps of warm-up: below 1 a share of all steps, else their number."""
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    schedule: Literal["linear", "cosine", "constant", "warmup-times-linear"] = "linear"
     """How the learning rates go after the warm-up."""
     weight_decay: float = 0.01
     """Decoupled; biases and norms are left out."""

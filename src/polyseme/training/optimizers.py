@@ -1,64 +1,18 @@
 """Optimizers, built from settings: which parameters get which rule, rate and decay."""
 
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn as nn
 from torch import Tensor
 
+from polyseme.training.adafactor import Adafactor
+from polyseme.training.adamw import AdamW
+from polyseme.training.lamb import Lamb
+from polyseme.training.settings import TrainingSettings
 
-class OptimizerSettings(Protocol):
-    """The fields of `TrainingSettings` that an optimizer reads."""
-
-    @property
-    def optimizer(self) -> str: ...
-    @property
-    def learning_rate(self) -> float: ...
-    @property
-    def matrix_learning_rate(self) -> float: ...
-    @property
-    def betas(self) -> tuple[float, float]: ...
-    @property
-    def epsilon(self) -> float: ...
-    @property
-    def bias_correction(self) -> bool: ...
-    @property
-    def weight_decay(self) -> float: ...
-
-
-class AdamW(torch.optim.AdamW):
-    """Torch's AdamW, with the bias correction made optional.
-
-    Without it (as in BERT's published code) the update is lr·(m / (√v + ε) + decay·w). Torch always
-    corrects, so the rate, ε and decay are set for each step such that the corrections cancel.
-    """
-
-    def __init__(
-        self, groups: Iterable[dict[str, Any]], *, bias_correction: bool = True, **options: Any
-    ) -> None:
-        super().__init__(groups, **options)
-        self.bias_correction = bias_correction
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """One update of all groups."""
-        if self.bias_correction:
-            return super().step(closure)
-        wanted = [(group["lr"], group["eps"], group["weight_decay"]) for group in self.param_groups]
-        for group in self.param_groups:
-            first, second = group["betas"]
-            done = next((int(s["step"]) for p in group["params"] if (s := self.state.get(p))), 0) + 1
-            root = (1 - second**done) ** 0.5
-            factor = (1 - first**done) / root
-            group["lr"] *= factor
-            group["eps"] /= root
-            group["weight_decay"] /= factor
-        try:
-            return super().step(closure)
-        finally:
-            for group, (rate, epsilon, decay) in zip(self.param_groups, wanted, strict=True):
-                group.update(lr=rate, eps=epsilon, weight_decay=decay)
+Named = list[tuple[str, nn.Parameter]]
 
 
 class Optimizers:
@@ -97,32 +51,35 @@ def is_matrix(name: str, parameter: Tensor) -> bool:
     return parameter.ndim == 2 and ".layers." in f".{name}"
 
 
-def build_optimizers(module: nn.Module, settings: OptimizerSettings) -> Optimizers:
+def build_optimizers(module: nn.Module, settings: TrainingSettings) -> Optimizers:
     """The optimizers of all trainable parameters of `module`, as the settings say."""
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    return OPTIMIZERS[settings.optimizer](named, settings)
+    return Optimizers(OPTIMIZERS[settings.optimizer](named, settings))
 
 
-def _adamw(named: list[tuple[str, nn.Parameter]], settings: OptimizerSettings) -> Optimizers:
-    groups = [
+def _groups(named: Named, settings: TrainingSettings) -> list[dict[str, Any]]:
+    """What decays, and what does not."""
+    groups: list[dict[str, Any]] = [
         {"params": [p for _, p in named if decays(p)], "weight_decay": settings.weight_decay},
         {"params": [p for _, p in named if not decays(p)], "weight_decay": 0.0},
     ]
-    return Optimizers(
-        [
-            AdamW(
-                [group for group in groups if group["params"]],
-                bias_correction=settings.bias_correction,
-                lr=settings.learning_rate,
-                betas=settings.betas,
-                eps=settings.epsilon,
-                fused=True,
-            )
-        ]
-    )
+    return [group for group in groups if group["params"]]
 
 
-def _muon(named: list[tuple[str, nn.Parameter]], settings: OptimizerSettings) -> Optimizers:
+def _adamw(named: Named, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
+    return [
+        AdamW(
+            _groups(named, settings),
+            bias_correction=settings.bias_correction,
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            eps=settings.epsilon,
+            fused=True,
+        )
+    ]
+
+
+def _muon(named: Named, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
     """Jordan et al. 2024, "Muon"; the update is scaled to AdamW's root mean square (Liu et al. 2025,
     "Muon is Scalable for LLM Training"), so that one weight decay fits both."""
     matrices = [p for name, p in named if is_matrix(name, p)]
@@ -135,10 +92,48 @@ def _muon(named: list[tuple[str, nn.Parameter]], settings: OptimizerSettings) ->
         weight_decay=settings.weight_decay,
         adjust_lr_fn="match_rms_adamw",
     )
-    return Optimizers([muon, *_adamw(rest, settings).members])
+    return [muon, *_adamw(rest, settings)]
 
 
-OPTIMIZERS: dict[str, Callable[[list[tuple[str, nn.Parameter]], OptimizerSettings], Optimizers]] = {
+def _lamb(named: Named, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
+    """What does not decay is not scaled to its weights' size either."""
+    groups = [{**group, "adapts": decays(group["params"][0])} for group in _groups(named, settings)]
+    return [
+        Lamb(
+            groups,
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            eps=settings.epsilon,
+            bias_correction=settings.bias_correction is True,
+        )
+    ]
+
+
+def _adafactor(named: Named, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
+    return [Adafactor(_groups(named, settings), lr=settings.learning_rate, settings=settings.adafactor)]
+
+
+def _adagrad(named: Named, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
+    """Duchi et al. 2011; with its accumulator begun above 0 as TensorFlow has it."""
+    return [
+        torch.optim.Adagrad(
+            _groups(named, settings),
+            lr=settings.learning_rate,
+            eps=settings.epsilon,
+            initial_accumulator_value=settings.initial_accumulator,
+        )
+    ]
+
+
+def _sgd(named: Named, settings: TrainingSettings) -> list[torch.optim.Optimizer]:
+    return [torch.optim.SGD(_groups(named, settings), lr=settings.learning_rate)]
+
+
+OPTIMIZERS: dict[str, Callable[[Named, TrainingSettings], list[torch.optim.Optimizer]]] = {
+    "adafactor": _adafactor,
+    "adagrad": _adagrad,
     "adamw": _adamw,
+    "lamb": _lamb,
     "muon": _muon,
+    "sgd": _sgd,
 }

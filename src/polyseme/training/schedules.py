@@ -34,6 +34,37 @@ def warmup_stable_decay(step: int, *, warmup_steps: int, total_steps: int, coold
     return max(0.0, 1 - math.sqrt((step - first) / (total_steps - first)))
 
 
+def warmup_times_linear(step: int, *, warmup_steps: int, total_steps: int, cooldown: float) -> float:
+    """A straight line from 1 at step 0 to 0 at the end, times the warm-up, which only bends its beginning.
+
+    ELECTRA's, and that of GPT's fine-tuning. The highest factor is 1 − warmup/total, as in `linear`.
+    """
+    return constant(step, warmup_steps=warmup_steps, total_steps=total_steps, cooldown=cooldown) * max(
+        0.0, 1 - step / total_steps
+    )
+
+
+def noam(step: int, *, warmup_steps: int, total_steps: int, cooldown: float) -> float:
+    """A straight warm-up to 1, from where the factor falls with the root of the steps.
+
+    Vaswani et al. 2017, equation 3, which counts steps from 1; its learning rate at the highest is
+    1 / √(hidden_size · warmup), which is 6.99e-4 for the base model.
+    """
+    number, peak = step + 1, max(1, warmup_steps)
+    return min(number / peak, math.sqrt(peak / number))
+
+
+def inverse_root(step: int, *, warmup_steps: int, total_steps: int, cooldown: float) -> float:
+    """1 through the warm-up, from where the factor falls with the root of the steps.
+
+    Raffel et al. 2020 (T5), section 3.1.2: 1/√max(step, warmup); the learning rate at its highest is
+    1/√warmup, 0.01 for 10,000 steps. Adafactor's relative step size (Shazeer and Stern 2018, algorithm 5)
+    is the same.
+    """
+    peak = max(1, warmup_steps)
+    return math.sqrt(peak / max(step, peak))
+
+
 def constant(step: int, *, warmup_steps: int, total_steps: int, cooldown: float) -> float:
     """1 after the warm-up."""
     return min(1.0, step / warmup_steps) if warmup_steps else 1.0
@@ -42,8 +73,11 @@ def constant(step: int, *, warmup_steps: int, total_steps: int, cooldown: float)
 SCHEDULES: dict[str, Callable[..., float]] = {
     "constant": constant,
     "cosine": cosine,
+    "inverse-root": inverse_root,
     "linear": linear,
+    "noam": noam,
     "warmup-stable-decay": warmup_stable_decay,
+    "warmup-times-linear": warmup_times_linear,
 }
 
 

@@ -6,6 +6,34 @@ from polyseme.devices import Precision
 from polyseme.records import Record
 
 
+class AdafactorSettings(Record, frozen=True, kw_only=True):
+    """What Adafactor has beside a learning rate; the defaults are T5's."""
+
+    exponent: float = 0.8
+    """How the memory of squared gradients grows: at step t the newest counts for 1/t to this power."""
+    clipping_threshold: float | None = 1.0
+    """Largest root mean square of an update, before it is scaled. None: no clipping."""
+    parameter_scaling: bool = True
+    """Whether an update is relative to the root mean square of the parameter that it changes."""
+    least_scale: float = 1e-3
+    """What stands for a smaller root mean square of a parameter, so that zeros can be left."""
+    least_factored: int = 32
+    """Matrices with fewer rows or columns keep every second moment."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.exponent <= 1:
+            raise ValueError(f"exponent must lie above 0 and up to 1, got {self.exponent}")
+        if self.clipping_threshold is not None and self.clipping_threshold <= 0:
+            raise ValueError(
+                f"clipping_threshold must be above 0, got {self.clipping_threshold}; leave it out for none"
+            )
+        if self.least_scale <= 0 or self.least_factored < 1:
+            raise ValueError(
+                f"least_scale must be above 0 and least_factored at least 1, got {self.least_scale}, "
+                f"{self.least_factored}"
+            )
+
+
 class TrainingSettings(Record, frozen=True, kw_only=True):
     """How a model is trained."""
 
@@ -17,21 +45,34 @@ class TrainingSettings(Record, frozen=True, kw_only=True):
     """Batches whose gradients are added up before a step."""
     steps: int = 1_000_000
     """Steps when neither --steps nor --minutes is given."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """muon: Muon for the matrices inside layers, AdamW for the rest."""
+    optimizer: Literal["adamw", "muon", "lamb", "adafactor", "adagrad", "sgd"] = "adamw"
+    """muon: Muon for the matrices inside layers, AdamW for the rest; lamb: for very large batches."""
     learning_rate: float = 1e-4
-    """Of AdamW, at its highest."""
+    """At its highest; with Muon, that of AdamW for the rest."""
     matrix_learning_rate: float = 1e-3
     """Of Muon, at its highest; its updates are scaled to AdamW's size."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of AdamW's two averages."""
+    """Decay of the two averages of AdamW and LAMB."""
     epsilon: float = 1e-8
-    """AdamW's small number."""
-    bias_correction: bool = True
-    """Off: AdamW as BERT has it."""
+    """The small number in the denominator of AdamW, LAMB and Adagrad."""
+    bias_correction: bool | Literal["rate"] = True
+    """Of AdamW's and LAMB's averages. False: none, as BERT and ALBERT have it; rate: AdamW's rate is
+    corrected instead, as GPT has it."""
+    adafactor: AdafactorSettings = AdafactorSettings()
+    """What Adafactor has beside a learning rate."""
+    initial_accumulator: float = 0.1
+    """What Adagrad's sums of squares begin with."""
     weight_decay: float = 0.01
-    """Decoupled; biases and norms are left out."""
-    schedule: Literal["linear", "cosine", "warmup-stable-decay", "constant"] = "linear"
+    """Decoupled from the gradient, but with SGD and Adagrad a part of it; biases and norms are left out."""
+    schedule: Literal[
+        "linear",
+        "cosine",
+        "warmup-stable-decay",
+        "constant",
+        "noam",
+        "inverse-root",
+        "warmup-times-linear",
+    ] = "linear"
     """How the learning rate goes after its warm-up."""
     warmup: float = 0.01
     """Steps of warm-up: below 1 a share of all steps, else their number."""
@@ -51,8 +92,16 @@ class TrainingSettings(Record, frozen=True, kw_only=True):
         for name in ("learning_rate", "matrix_learning_rate", "epsilon"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        if self.warmup < 0:
-            raise ValueError(f"warmup must not be negative, got {self.warmup}")
+        for name in ("warmup", "weight_decay", "initial_accumulator"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must lie from 0 to below 1, got {self.betas[0]} and {self.betas[1]}")
+        if self.bias_correction == "rate" and self.optimizer not in ("adamw", "muon"):
+            raise ValueError(
+                f"bias_correction 'rate' is a form of AdamW, and the optimizer is {self.optimizer}; "
+                "set it to true or false"
+            )
         if not 0 < self.cooldown <= 1:
             raise ValueError(f"cooldown is a share of the steps, above 0 and up to 1, got {self.cooldown}")
         if not 0 <= self.held_out < 0.5:

@@ -28,7 +28,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "norm_position": "before",
         "layer_norm_eps": 1e-5,
         "positions": "rotary",
-        "first_attention_norm": False,
+        "attention": {"first_norm": False},
         "final_norm": True,
         "pooler": False,
         "scaled_outputs": True,

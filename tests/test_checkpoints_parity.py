@@ -16,7 +16,7 @@ from polyseme.checkpoints.model import Card, Model
 from polyseme.checkpoints.saving import files_of, save
 from polyseme.models.batch import Batch
 from polyseme.models.heads import ClassificationHead
-from polyseme.models.transformer.config import TransformerConfig
+from polyseme.models.transformer.config import AttentionChoices, TransformerConfig
 from polyseme.models.transformer.model import Transformer
 from polyseme.text.tokenizer import Tokenizer
 
@@ -252,7 +252,7 @@ def test_fresh_models_of_both_families_are_read_by_transformers(tmp_path: Path) 
         "bias": False,
         "norm_position": "before",
         "positions": "rotary",
-        "first_attention_norm": False,
+        "attention": AttentionChoices(first_norm=False),
         "final_norm": True,
         "pooler": False,
     }

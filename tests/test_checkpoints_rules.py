@@ -21,12 +21,13 @@ from polyseme.errors import CheckpointError
 from polyseme.models.heads import ClassificationHead, MaskedLMHead, PairHead
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Transformer
+from polyseme.records import from_plain, nested
 
 
 def config_of(format: Format, **changes: object) -> TransformerConfig:
     small = {"vocab_size": 20, "hidden_size": 8, "num_heads": 2, "intermediate_size": 12, "num_layers": 11}
     pooler = {"pooler": bool(format.rules["pooler"])}
-    return TransformerConfig(**{**small, **format.fixed, **pooler, **changes})  # type: ignore[arg-type]
+    return from_plain(nested({**small, **format.fixed, **pooler, **changes}), TransformerConfig, where="here")
 
 
 def names_of(format: Format) -> dict[str, tuple[int, ...]]:

@@ -11,7 +11,12 @@ from torch import Tensor, nn
 
 from polyseme.models.batch import Batch
 from polyseme.models.heads import MaskedLMHead, PairHead
-from polyseme.models.transformer.config import TransformerConfig
+from polyseme.models.transformer.config import (
+    AttentionChoices,
+    EmbeddingChoices,
+    RotaryChoices,
+    TransformerConfig,
+)
 from polyseme.models.transformer.model import Transformer
 
 BERT = {
@@ -169,7 +174,9 @@ def test_modernbert_agrees_with_its_reference_in_logits_and_every_layer(
         activation=activation,
         bias=bool(seed % 3 == 2),
         layer_norm_eps=float(rng.choice([1e-12, 1e-5, 1e-3])),
-        rotary_base=float(rng.choice([100.0, 10_000.0, 160_000.0])),
+        attention=AttentionChoices(
+            first_norm=False, rotary=RotaryChoices(base=float(rng.choice([100.0, 10_000.0, 160_000.0])))
+        ),
     )
     reference = transformers.ModernBertForMaskedLM(
         transformers.ModernBertConfig(
@@ -187,7 +194,7 @@ def test_modernbert_agrees_with_its_reference_in_logits_and_every_layer(
             mlp_bias=config.bias,
             classifier_bias=config.bias,
             global_attn_every_n_layers=1,
-            global_rope_theta=config.rotary_base,
+            global_rope_theta=config.attention.rotary.base,
             pad_token_id=0,
             attn_implementation="sdpa",  # the eager form rounds probabilities to float32, even in float64
         )
@@ -238,8 +245,7 @@ def modernbert(**changes: object) -> TransformerConfig:
         "norm_position": "before",
         "layer_norm_eps": 1e-5,
         "positions": "rotary",
-        "rotary_base": 160_000.0,
-        "first_attention_norm": False,
+        "attention": AttentionChoices(first_norm=False, rotary=RotaryChoices(base=160_000.0)),
         "final_norm": True,
         "pooler": False,
         "dropout": 0.0,
@@ -352,8 +358,23 @@ def test_a_row_that_is_too_long_is_refused() -> None:
         ({"positions": "rotary", "num_heads": 8}, r"rotary .* a head has 3 .* even"),
         ({"final_norm": True}, r"final_norm True .* norm_position 'after'.*set final_norm to False"),
         ({"norm_position": "before"}, r"final_norm False .* 'before'.*set final_norm to True"),
-        ({"first_attention_norm": False}, r"first_attention_norm .* norm_position to 'before'"),
-        ({"embedding_norm": False}, r"embedding_norm False .*set embedding_norm to True"),
+        (
+            {"attention": AttentionChoices(first_norm=False)},
+            r"attention.first_norm .* norm_position to 'before'",
+        ),
+        (
+            {"embedding": EmbeddingChoices(position_offset=2), "positions": "none"},
+            r"position_offset 2 .* set it to 0",
+        ),
+        (
+            {"attention": AttentionChoices(window=4, global_every=3)},
+            r"attention.window 4 is for rotary positions, got 'learned'; leave window",
+        ),
+        ({"distinct_layers": 3}, r"distinct_layers must lie between 1 and num_layers 2, got 3"),
+        (
+            {"distinct_layers": 1, "norm_position": "before", "final_norm": True},
+            r"distinct_layers 1 shares layers .*leave it out",
+        ),
         ({"scaled_outputs": True}, r"scaled_outputs .*set scaled_outputs to False"),
     ],
 )
@@ -362,5 +383,22 @@ def test_a_wrong_choice_is_refused_with_value_rule_and_way_out(changes, message:
         bert(**changes)
 
 
-def test_the_record_of_choices_stays_small() -> None:
-    assert len(TransformerConfig.__struct_fields__) <= 24
+@pytest.mark.parametrize(
+    ("record", "changes", "message"),
+    [
+        (EmbeddingChoices, {"size": 0}, r"embedding.size must be at least 1, got 0"),
+        (EmbeddingChoices, {"position_offset": -1}, r"embedding.position_offset must be at least 0, got -1"),
+        (AttentionChoices, {"head_size": 0}, r"attention.head_size must be at least 1, got 0"),
+        (AttentionChoices, {"window": 8}, r"attention.window 8 .* go together: .*give both or neither"),
+        (RotaryChoices, {"base": 0.0}, r"attention.rotary.base must be above 0, got 0.0"),
+        (RotaryChoices, {"local_base": -1.0}, r"attention.rotary.local_base must be above 0, got -1.0"),
+    ],
+)
+def test_a_wrong_choice_within_a_choice_is_refused_too(record, changes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        record(**changes)
+
+
+def test_the_records_of_choices_stay_small() -> None:
+    for record in (TransformerConfig, AttentionChoices, EmbeddingChoices):
+        assert len(record.__struct_fields__) <= 24

@@ -3,6 +3,7 @@
 import difflib
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +35,30 @@ def from_plain(value: Any, kind: type[R], *, where: str) -> R:
 def to_plain(record: msgspec.Struct) -> dict[str, Any]:
     """The record as dictionaries, lists, strings and numbers."""
     plain: dict[str, Any] = msgspec.to_builtins(record)
+    return plain
+
+
+def flat(record: msgspec.Struct, *, under: str = "") -> dict[str, Any]:
+    """The fields by their names, those of nested records as `outer.inner`."""
+    fields: dict[str, Any] = {}
+    for name in record.__struct_fields__:
+        value = getattr(record, name)
+        if isinstance(value, msgspec.Struct):
+            fields |= flat(value, under=f"{under}{name}.")
+        else:
+            fields[under + name] = value
+    return fields
+
+
+def nested(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The opposite of `flat`, as plain dictionaries: what stands under `outer.inner` goes into `outer`."""
+    plain: dict[str, Any] = {}
+    for place, value in fields.items():
+        *path, name = place.split(".")
+        inner = plain
+        for part in path:
+            inner = inner.setdefault(part, {})
+        inner[name] = value
     return plain
 
 

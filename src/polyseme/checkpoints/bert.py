@@ -93,16 +93,7 @@ BERT = Format(
         "initializer_range": 0.02,
         "pad_token_id": 0,
     },
-    fixed={
-        "gated": False,
-        "bias": True,
-        "norm_position": "after",
-        "positions": "learned",
-        "embedding_norm": True,
-        "first_attention_norm": True,
-        "final_norm": False,
-        "scaled_outputs": False,
-    },
+    fixed={},
     demanded={
         "position_embedding_type": ("absolute",),
         "is_decoder": (False,),

@@ -11,6 +11,7 @@ import msgspec
 from polyseme.checkpoints.rules import Rules
 from polyseme.errors import CheckpointError
 from polyseme.models.transformer.config import TransformerConfig
+from polyseme.records import flat, nested
 
 FORMATS = {
     "bert": "polyseme.checkpoints.bert:BERT",
@@ -47,11 +48,11 @@ class Format:
     architectures: Mapping[frozenset[str], str]
     """The name of transformers' class for a set of heads; a set that is not listed cannot be saved."""
     names: Mapping[str, str]
-    """Fields of `TransformerConfig` by the keys of config.json."""
+    """Fields of `TransformerConfig`, nested ones as `outer.inner`, by the keys of config.json."""
     defaults: Mapping[str, Any]
     """What an absent key of config.json means."""
     fixed: Mapping[str, Any]
-    """Fields of `TransformerConfig` that have only this value in the family."""
+    """Fields of `TransformerConfig` that have only this value in the family, where it is not the default."""
     demanded: Mapping[str, tuple[Any, ...]]
     """Keys of config.json that change what is computed, and their values that we compute."""
     written: Mapping[str, Any]
@@ -126,7 +127,7 @@ def read_config(format: Format, plain: dict[str, Any], *, where: str, pooler: bo
         fields[ours] = value
     try:
         fields |= format.read_more(plain)
-        return msgspec.convert(fields, TransformerConfig)
+        return msgspec.convert(nested(fields), TransformerConfig)
     except ValueError as error:
         message = str(error)
         for ours, theirs in format.names.items():
@@ -137,12 +138,7 @@ def read_config(format: Format, plain: dict[str, Any], *, where: str, pooler: bo
 
 def config_json(format: Format, config: TransformerConfig) -> dict[str, Any]:
     """The content of config.json; a `CheckpointError` names a choice that the family does not have."""
-    fields = msgspec.structs.asdict(config)
-    for name, value in format.fixed.items():
-        if fields[name] != value and name not in format.fresh_only:
-            raise CheckpointError(
-                f"a {format.family} folder cannot say {name}={fields[name]!r}; in this family it is {value!r}"
-            )
+    fields = flat(config)
     plain: dict[str, Any] = {"model_type": format.family, **format.written}
     for ours, theirs in format.names.items():
         value = fields[ours]
@@ -153,4 +149,11 @@ def config_json(format: Format, config: TransformerConfig) -> dict[str, Any]:
         plain |= format.write_more(config)
     except ValueError as error:
         raise CheckpointError(f"a {format.family} folder cannot say {error}") from error
+    pooler = config.pooler and bool(format.rules["pooler"])
+    said = read_config(format, plain, where=f"a {format.family} folder", pooler=pooler)
+    for name, value in flat(said).items():
+        if fields[name] != value and name not in format.fresh_only:
+            raise CheckpointError(
+                f"a {format.family} folder cannot say {name}={fields[name]!r}; in this family it is {value!r}"
+            )
     return plain

@@ -84,7 +84,7 @@ def read_model(
         backbone.pooler = _fresh_pooler(config, dtype)
         tensors |= {f"pooler.{name}": tensor for name, tensor in backbone.pooler.state_dict().items()}
     _fill(backbone, tensors, prefix="", of=backbone.state_dict())
-    _compute_buffers(backbone, config)
+    _compute_buffers(backbone)
     for head, module in modules.items():
         _fill(module, tensors, prefix=f"{head}.", of=module.state_dict())
     for head in HEADS:
@@ -138,11 +138,11 @@ def _fill(module: nn.Module, tensors: Mapping[str, Tensor], *, prefix: str, of: 
     module.load_state_dict({name: tensors[prefix + name] for name in of}, assign=True)
 
 
-def _compute_buffers(backbone: Transformer, config: TransformerConfig) -> None:
-    """Build again, with memory, the parts whose tables follow from the configuration and are not stored."""
-    for name, module in list(backbone.named_modules()):
+def _compute_buffers(backbone: Transformer) -> None:
+    """Compute again, with memory, the tables that follow from the configuration and are not stored."""
+    for module in backbone.modules():
         if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
-            backbone.set_submodule(name, type(module)(config))
+            module.compute_buffers()  # type: ignore[operator]
 
 
 def _tokenizer(source: Source, config: TransformerConfig) -> Tokenizer | None:

@@ -115,20 +115,21 @@ def _read_more(plain: dict[str, Any]) -> dict[str, Any]:
     return {
         "bias": settings.same(*_BIASES),
         "dropout": settings.same("mlp_dropout", "embedding_dropout"),
-        "rotary_base": settings.rotary_base(),
+        "attention.rotary.base": settings.rotary_base(),
     }
 
 
 def _write_more(config: TransformerConfig) -> dict[str, Any]:
     # Old and new keys side by side: releases of transformers before 5 read global_* and ignore the rest.
     activation = "gelu_new" if config.activation == "gelu_tanh" else config.activation
-    rope = {"rope_theta": config.rotary_base, "rope_type": "default"}
+    base = config.attention.rotary.base
+    rope = {"rope_theta": base, "rope_type": "default"}
     return {
         "layer_types": ["full_attention"] * config.num_layers,
         "rope_parameters": {"full_attention": rope, "sliding_attention": rope},
         "global_attn_every_n_layers": 1,
-        "global_rope_theta": config.rotary_base,
-        "local_rope_theta": config.rotary_base,
+        "global_rope_theta": base,
+        "local_rope_theta": base,
         "classifier_activation": activation,
         "mlp_dropout": config.dropout,
         "embedding_dropout": config.dropout,
@@ -184,10 +185,8 @@ MODERNBERT = Format(
         "gated": True,
         "norm_position": "before",
         "positions": "rotary",
-        "embedding_norm": True,
-        "first_attention_norm": False,
+        "attention.first_norm": False,
         "final_norm": True,
-        "pooler": False,
         "scaled_outputs": True,
     },
     demanded={"decoder_bias": (True,), "rope_scaling": (None,)},

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from polyseme.records import Record, to_plain
+from polyseme.records import Record, flat, to_plain
 
 
 class Part(Record, frozen=True, kw_only=True):
@@ -32,6 +32,7 @@ class ModelSummary(Record, frozen=True, kw_only=True):
     folder: str
     family: str
     config: dict[str, Any]
+    """The choices, those of nested records as `outer.inner`."""
     card: dict[str, Any]
     parameters: int
     """Of the backbone and the heads of its file; what is tied counts once."""
@@ -78,7 +79,7 @@ def show_model(model: str | Path) -> ModelSummary:
     return ModelSummary(
         folder=str(model),
         family=loaded.card.family,
-        config=to_plain(loaded.backbone.config),
+        config=flat(loaded.backbone.config),
         card=to_plain(loaded.card),
         parameters=sum(parts.values()),
         parts=[Part(name=name, parameters=count) for name, count in parts.items()],

@@ -11,7 +11,7 @@ from polyseme.models.batch import States
 from polyseme.models.initialising import initialise
 from polyseme.models.pooling import pool
 from polyseme.models.transformer.config import TransformerConfig
-from polyseme.models.transformer.embeddings import NORMS
+from polyseme.models.transformer.embeddings import norm
 
 
 class MaskedLMHead(nn.Module):
@@ -19,19 +19,19 @@ class MaskedLMHead(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
+        self.dense = nn.Linear(config.hidden_size, config.embedding_size, bias=config.bias)
         self.activation = ACTIVATIONS[config.activation]()
-        self.norm = NORMS[True](config)
+        self.norm = norm(config, config.embedding_size)
         self.bias = nn.Parameter(torch.empty(config.vocab_size))
         initialise(self, config)
 
     def transform(self, hidden_states: Tensor) -> Tensor:
-        """What is compared with each row of the token table: `[predictions, hidden_size]`."""
+        """What is compared with each row of the token table: `[predictions, embedding_size]`."""
         transformed: Tensor = self.norm(self.activation(self.dense(hidden_states)))
         return transformed
 
     def forward(self, hidden_states: Tensor, table: Tensor) -> Tensor:
-        """`[predictions, hidden_size]` states and the `[vocab_size, hidden_size]` table to logits."""
+        """`[predictions, hidden_size]` states and the `[vocab_size, embedding_size]` table to logits."""
         return F.linear(self.transform(hidden_states), table, self.bias)
 
 
@@ -93,7 +93,7 @@ class PoolAndTransform(nn.Module):
         self.pooling = pooling
         self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
         self.activation = ACTIVATIONS[config.activation]()
-        self.norm = NORMS[True](config)
+        self.norm = norm(config)
 
     def forward(self, states: States, attention_mask: Tensor | None) -> Tensor:
         pooled = pool(states.last, attention_mask, self.pooling)

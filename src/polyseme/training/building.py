@@ -70,7 +70,7 @@ def model_config(recipe: Recipe, size: str | None, store: Store) -> TransformerC
             f"the recipe has no size {size!r}{nearest(size, list(recipe.sizes))}; "
             f"choose one of {', '.join(recipe.sizes)}"
         )
-    fields = recipe.model | recipe.sizes[size]
+    fields = _merged(recipe.model, recipe.sizes[size])
     fields |= {"vocab_size": store.vocab_size, "padding_id": store.tokenizer.padding_id}
     config = from_plain(fields, TransformerConfig, where=f"the model of size {size}")
     if recipe.training.length > config.max_position_embeddings:
@@ -79,6 +79,16 @@ def model_config(recipe: Recipe, size: str | None, store: Store) -> TransformerC
             f"{config.max_position_embeddings} positions; raise model.max_position_embeddings"
         )
     return config
+
+
+def _merged(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The fields with the changes; tables on both sides are merged too."""
+    both = {
+        name: _merged(fields[name], change)
+        for name, change in changes.items()
+        if isinstance(change, dict) and isinstance(fields.get(name), dict)
+    }
+    return fields | changes | both
 
 
 def build_objective(recipe: Recipe, config: TransformerConfig, store: Store) -> Objective:

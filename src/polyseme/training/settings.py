@@ -2,8 +2,9 @@
 
 from typing import Any, Literal
 
+from polyseme.checkpoints.formats import FORMATS
 from polyseme.devices import Precision
-from polyseme.records import Record
+from polyseme.records import Record, nearest
 
 
 class AdafactorSettings(Record, frozen=True, kw_only=True):
@@ -127,12 +128,12 @@ class Recipe(Record, frozen=True, kw_only=True):
     """What a user should know before choosing it."""
     tokenizer: dict[str, Any]
     """Settings for `polyseme tokenizer learn`."""
-    family: Literal["bert", "modernbert"]
-    """The layout on disk."""
+    family: str
+    """The layout on disk: one of the table of formats."""
     model: dict[str, Any]
     """Fields of the model that all sizes share."""
     sizes: dict[str, dict[str, Any]]
-    """Fields of the model that make a size."""
+    """Fields of the model that make a size; what they say of a nested record is added to the model's."""
     default_size: str
     """The size when none is asked for."""
     objectives: list[dict[str, Any]]
@@ -142,6 +143,11 @@ class Recipe(Record, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.default_size not in self.sizes:
             raise ValueError(f"default_size {self.default_size!r} is not among the sizes {list(self.sizes)}")
+        if self.family not in FORMATS:
+            raise ValueError(
+                f"there is no family {self.family!r}{nearest(self.family, list(FORMATS))}; "
+                f"choose one of {', '.join(FORMATS)}"
+            )
         if not self.objectives:
             raise ValueError("objectives must name at least one objective")
 

@@ -5,6 +5,93 @@ from typing import Literal
 from polyseme.records import Record
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
+Positions = Literal["none", "learned", "sinusoidal", "rotary", "relative", "bucketed"]
+
+
+class EmbeddingChoices(Record, frozen=True):
+    """How ids become the first states."""
+
+    size: int | None = None
+    """Numbers in one row of the tables, widened to the hidden size by a dense layer. None: no such layer."""
+    norm: bool = True
+    """Whether the sum of the embeddings is normalised."""
+    scaled: bool = False
+    """Whether the tokens' vectors are multiplied by √hidden_size before the positions are added."""
+    position_offset: int = 0
+    """Rows at the start of the position table that no token uses; then only real tokens count as places."""
+
+    def __post_init__(self) -> None:
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"embedding.size must be at least 1, got {self.size}")
+        if self.position_offset < 0:
+            raise ValueError(f"embedding.position_offset must be at least 0, got {self.position_offset}")
+
+
+class RotaryChoices(Record, frozen=True):
+    """Queries and keys turned by their places; read only where positions are rotary."""
+
+    base: float = 10_000.0
+    """How slowly the slowest pair of a head turns."""
+    local_base: float | None = None
+    """The same in the layers that see a window only. None: as base."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("base", self.base), ("local_base", self.local_base)):
+            if value is not None and not value > 0:
+                raise ValueError(f"attention.rotary.{name} must be above 0, got {value}")
+
+
+class RelativeChoices(Record, frozen=True):
+    """Distances between tokens, as vectors; read only where positions are relative."""
+
+    memory: int = 0
+    """States of so many earlier tokens are seen again."""
+    untied: bool = False
+    """Whether each layer has biases of its own for content and distance."""
+    segments: bool = False
+    """Whether a third term tells tokens of the same segment from those of another."""
+    clamp: int | None = None
+    """Distances beyond this one are all alike. None: none are."""
+
+
+class BucketedChoices(Record, frozen=True):
+    """A bias for each range of distances; read only where positions are bucketed."""
+
+    buckets: int = 32
+    """Number of ranges."""
+    max_distance: int = 128
+    """All distances from here on share the last range."""
+
+
+class AttentionChoices(Record, frozen=True):
+    """Who sees whom, and how tokens are compared."""
+
+    head_size: int | None = None
+    """Numbers of one head's query. None: hidden_size / num_heads."""
+    scaled: bool = True
+    """Whether the products of queries and keys are divided by √head_size."""
+    causal: bool = False
+    """Whether a token sees only itself and those before it."""
+    window: int | None = None
+    """Tokens that a local layer sees: half of them on each side of its own. None: all layers are global."""
+    global_every: int | None = None
+    """With a window: layers 0, global_every, 2 · global_every … see all tokens."""
+    first_norm: bool = True
+    """Whether the first layer normalises its attention's input; the embedding norm may stand in for it."""
+    rotary: RotaryChoices = RotaryChoices()
+    relative: RelativeChoices = RelativeChoices()
+    bucketed: BucketedChoices = BucketedChoices()
+
+    def __post_init__(self) -> None:
+        for name in ("head_size", "window", "global_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"attention.{name} must be at least 1, got {value}")
+        if (self.window is None) != (self.global_every is None):
+            raise ValueError(
+                f"attention.window {self.window} and attention.global_every {self.global_every} go together: "
+                "a window is for the layers between the global ones; give both or neither"
+            )
 
 
 class TransformerConfig(Record, frozen=True):
@@ -19,9 +106,11 @@ class TransformerConfig(Record, frozen=True):
     hidden_size: int = 768
     """Numbers in the state of one token."""
     num_layers: int = 12
-    """Number of layers."""
+    """Number of layers that a state passes through."""
+    distinct_layers: int | None = None
+    """Layers with weights of their own; neighbours share them. None: every layer has its own."""
     num_heads: int = 12
-    """Number of attention heads; they share the hidden size evenly."""
+    """Number of attention heads; they share the hidden size evenly unless attention.head_size is given."""
     intermediate_size: int = 3072
     """Numbers between the two halves of the feed-forward part."""
     max_position_embeddings: int = 512
@@ -34,20 +123,18 @@ class TransformerConfig(Record, frozen=True):
     """Whether the activated half of the feed-forward part is multiplied by a second, linear half."""
     bias: bool = True
     """Whether projections and norms have a bias."""
+    norm: Literal["layer", "rms"] = "layer"
+    """`layer` takes off the mean and divides by the deviation, `rms` only divides by the root mean square."""
     norm_position: Literal["before", "after"] = "after"
     """Whether a sublayer's input is normalised, or its sum with that input."""
     layer_norm_eps: float = 1e-12
     """What keeps the norms from dividing by zero."""
-    positions: Literal["learned", "rotary", "none"] = "learned"
-    """How the order of the tokens is told: a vector for each place, turned queries and keys, or not."""
-    rotary_base: float = 10_000.0
-    """How slowly the slowest pair of a rotary head turns; read only where positions are rotary."""
-    embedding_norm: bool = True
-    """Whether the sum of the embeddings is normalised."""
-    first_attention_norm: bool = True
-    """Whether the first layer normalises its attention's input; the embedding norm may stand in for it."""
     final_norm: bool = False
     """Whether the last layer's states are normalised."""
+    positions: Positions = "learned"
+    """How the order of the tokens is told: a vector for each place, turned queries and keys, or not."""
+    embedding: EmbeddingChoices = EmbeddingChoices()
+    attention: AttentionChoices = AttentionChoices()
     pooler: bool = True
     """Whether the first token's last state goes through a dense layer and tanh, for whole texts."""
     dropout: float = 0.1
@@ -77,17 +164,22 @@ class TransformerConfig(Record, frozen=True):
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
-        for name in ("layer_norm_eps", "rotary_base", "initializer_range"):
+        for name in ("layer_norm_eps", "initializer_range"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
         if not 0 <= self.padding_id < self.vocab_size:
             raise ValueError(
                 f"padding_id must be one of the {self.vocab_size} tokens of vocab_size, got {self.padding_id}"
             )
-        if self.hidden_size % self.num_heads:
+        if self.attention.head_size is None and self.hidden_size % self.num_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}; "
                 f"{self.hidden_size - self.hidden_size % self.num_heads or self.num_heads} would be"
+            )
+        if self.distinct_layers is not None and not 1 <= self.distinct_layers <= max(1, self.num_layers):
+            raise ValueError(
+                f"distinct_layers must lie between 1 and num_layers {self.num_layers}, "
+                f"got {self.distinct_layers}"
             )
         self._refuse_what_no_family_uses()
 
@@ -97,21 +189,33 @@ class TransformerConfig(Record, frozen=True):
                 f"rotary positions turn pairs of numbers, but a head has {self.head_size} "
                 f"(hidden_size / num_heads); choose sizes that make it even"
             )
+        if self.embedding.position_offset and self.positions != "learned":
+            raise ValueError(
+                f"embedding.position_offset {self.embedding.position_offset} skips rows of a position table, "
+                f"and positions {self.positions!r} have none; set it to 0"
+            )
+        if self.attention.window is not None and self.positions != "rotary":
+            raise ValueError(
+                f"attention.window {self.attention.window} is for rotary positions, got {self.positions!r}; "
+                "leave window and global_every out"
+            )
         if self.final_norm != (self.norm_position == "before"):
             raise ValueError(
                 f"final_norm {self.final_norm} does not go with norm_position {self.norm_position!r}: "
                 "norms before the sublayers need a final one, norms after them are final already; "
                 f"set final_norm to {not self.final_norm}"
             )
-        if not self.first_attention_norm and not (self.norm_position == "before" and self.embedding_norm):
+        if not self.attention.first_norm and not (self.norm_position == "before" and self.embedding.norm):
             raise ValueError(
-                "first_attention_norm may be False only where the embedding norm stands in for it; "
-                "set norm_position to 'before' and embedding_norm to True, or keep the norm"
+                "attention.first_norm may be False only where the embedding norm stands in for it; "
+                "set norm_position to 'before' and embedding.norm to True, or keep the norm"
             )
-        if self.norm_position == "after" and not self.embedding_norm:
+        if self.distinct_layers is not None and (
+            self.norm_position == "before" or self.attention.window is not None
+        ):
             raise ValueError(
-                "embedding_norm False does not go with norm_position 'after': nothing would normalise "
-                "the first layer's input; set embedding_norm to True"
+                f"distinct_layers {self.distinct_layers} shares layers that are all alike, with norms after "
+                "and without windows; leave it out, or choose those"
             )
         if self.scaled_outputs and self.norm_position == "after":
             raise ValueError(
@@ -122,4 +226,9 @@ class TransformerConfig(Record, frozen=True):
     @property
     def head_size(self) -> int:
         """Numbers of one head's query."""
-        return self.hidden_size // self.num_heads
+        return self.attention.head_size or self.hidden_size // self.num_heads
+
+    @property
+    def embedding_size(self) -> int:
+        """Numbers in one row of the token table."""
+        return self.embedding.size or self.hidden_size

@@ -1,5 +1,6 @@
 """The first states: tokens, places and segments, each a vector, summed."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -12,20 +13,21 @@ from polyseme.models.transformer.config import TransformerConfig
 
 
 class Embeddings(nn.Module):
-    """`[batch, length]` ids to `[batch, length, hidden_size]` states."""
+    """`[batch, length]` ids to `[batch, length, embedding_size]` states."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.tokens = nn.Embedding(config.vocab_size, config.embedding_size)
+        self.scale = SCALES[config.embedding.scaled](config)
         self.positions = POSITIONS[config.positions](config)
         self.token_types = TOKEN_TYPES[config.type_vocab_size > 0](config)
-        self.norm = NORMS[config.embedding_norm](config)
+        self.norm = norm(config, config.embedding_size, wanted=config.embedding.norm)
         self.dropout = Dropout(config.dropout)
 
     def forward(self, batch: Batch) -> Tensor:
-        hidden_states = self.tokens(batch.input_ids)
-        hidden_states = self.positions(hidden_states, places(batch))
-        hidden_states = self.token_types(hidden_states, batch.token_type_ids)
+        hidden_states = self.scale(self.tokens(batch.input_ids))
+        hidden_states = self.positions(hidden_states, batch)
+        hidden_states = self.token_types(hidden_states, batch)
         normalised: Tensor = self.dropout(self.norm(hidden_states))
         return normalised
 
@@ -44,9 +46,10 @@ class LearnedPositions(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(config.max_position_embeddings, config.hidden_size))
+        self.weight = nn.Parameter(torch.empty(config.max_position_embeddings, config.embedding_size))
 
-    def forward(self, hidden_states: Tensor, position_ids: Tensor | None) -> Tensor:
+    def forward(self, hidden_states: Tensor, batch: Batch) -> Tensor:
+        position_ids = places(batch)
         if position_ids is None:
             return hidden_states + self.weight[: hidden_states.size(1)]
         return hidden_states + F.embedding(position_ids, self.weight)
@@ -57,12 +60,12 @@ class TokenTypes(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(config.type_vocab_size, config.hidden_size))
+        self.weight = nn.Parameter(torch.empty(config.type_vocab_size, config.embedding_size))
 
-    def forward(self, hidden_states: Tensor, token_type_ids: Tensor | None) -> Tensor:
-        if token_type_ids is None:
+    def forward(self, hidden_states: Tensor, batch: Batch) -> Tensor:
+        if batch.token_type_ids is None:
             return hidden_states + self.weight[0]
-        return hidden_states + F.embedding(token_type_ids, self.weight)
+        return hidden_states + F.embedding(batch.token_type_ids, self.weight)
 
 
 class NothingAdded(nn.Module):
@@ -71,13 +74,44 @@ class NothingAdded(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
 
-    def forward(self, hidden_states: Tensor, ids: Tensor | None) -> Tensor:
+    def forward(self, hidden_states: Tensor, batch: Batch) -> Tensor:
         return hidden_states
 
 
-def layer_norm(config: TransformerConfig) -> nn.Module:
-    """A layer norm over the hidden size."""
-    return nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps, bias=config.bias)
+class Scale(nn.Module):
+    """The tokens' vectors times √hidden_size (Vaswani et al. 2017, section 3.4)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.factor = math.sqrt(config.hidden_size)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return hidden_states * self.factor
+
+
+def unscaled(config: TransformerConfig) -> nn.Module:
+    """The tokens' vectors as they are."""
+    return nn.Identity()
+
+
+def norm(config: TransformerConfig, size: int | None = None, *, wanted: bool = True) -> nn.Module:
+    """The norm of this configuration over `size` numbers (the hidden size); none where none is wanted."""
+    return NORMS[config.norm if wanted else "none"](config, size or config.hidden_size)
+
+
+def layer_norm(config: TransformerConfig, size: int) -> nn.Module:
+    """The mean taken off, divided by the deviation (Ba et al. 2016)."""
+    return nn.LayerNorm(size, eps=config.layer_norm_eps, bias=config.bias)
+
+
+def rms_norm(config: TransformerConfig, size: int) -> nn.Module:
+    """Divided by the root mean square; there is no bias (Zhang and Sennrich 2019)."""
+    return nn.RMSNorm(size, eps=config.layer_norm_eps)
+
+
+def no_norm(config: TransformerConfig, size: int) -> nn.Module:
+    """The states as they are."""
+    return nn.Identity()
 
 
 POSITIONS: dict[str, Callable[[TransformerConfig], nn.Module]] = {
@@ -86,4 +120,9 @@ POSITIONS: dict[str, Callable[[TransformerConfig], nn.Module]] = {
     "none": NothingAdded,
 }
 TOKEN_TYPES: dict[bool, Callable[[TransformerConfig], nn.Module]] = {True: TokenTypes, False: NothingAdded}
-NORMS: dict[bool, Callable[[TransformerConfig], nn.Module]] = {True: layer_norm, False: nn.Identity}
+SCALES: dict[bool, Callable[[TransformerConfig], nn.Module]] = {True: Scale, False: unscaled}
+NORMS: dict[str, Callable[[TransformerConfig, int], nn.Module]] = {
+    "layer": layer_norm,
+    "rms": rms_norm,
+    "none": no_norm,
+}

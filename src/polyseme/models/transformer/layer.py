@@ -8,7 +8,7 @@ from polyseme.models.activations import ACTIVATIONS
 from polyseme.models.dropout import Dropout
 from polyseme.models.transformer.attention import Attention
 from polyseme.models.transformer.config import TransformerConfig
-from polyseme.models.transformer.embeddings import NORMS
+from polyseme.models.transformer.embeddings import norm
 from polyseme.models.transformer.positions import Turn
 
 
@@ -52,9 +52,9 @@ class Layer(nn.Module):
     def __init__(self, config: TransformerConfig, *, attention_norm: bool) -> None:
         super().__init__()
         self.attention = Attention(config)
-        self.attention_norm = NORMS[attention_norm](config)
+        self.attention_norm = norm(config, wanted=attention_norm)
         self.feedforward = FEEDFORWARDS[config.gated](config)
-        self.feedforward_norm = NORMS[True](config)
+        self.feedforward_norm = norm(config)
         self.dropout = Dropout(config.dropout)
 
 

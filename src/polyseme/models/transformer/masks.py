@@ -1,8 +1,26 @@
-"""Who sees whom: one mask for all layers, and none where nothing is hidden."""
+"""Who sees whom: one mask for all layers of a kind, and none where nothing is hidden."""
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from polyseme.models.batch import Batch
+from polyseme.models.transformer.config import TransformerConfig
+from polyseme.models.transformer.positions import TURNS, Turn
+
+
+class View(nn.Module):
+    """What the layers of one kind, global or local, share in a batch: who sees whom, and the turn."""
+
+    def __init__(self, config: TransformerConfig, *, local: bool) -> None:
+        super().__init__()
+        self.turn = TURNS[config.positions](config, local=local)
+        self.causal = config.attention.causal
+        self.reach = config.attention.window // 2 if local and config.attention.window else None
+
+    def forward(self, batch: Batch) -> tuple[Tensor | None, Turn]:
+        places = torch.arange(batch.input_ids.size(1), device=batch.input_ids.device)
+        mask = narrowed(seen(batch), places, reach=self.reach, causal=self.causal)
+        return mask, self.turn(len(places), batch.position_ids)
 
 
 def seen(batch: Batch) -> Tensor | None:
@@ -21,3 +39,17 @@ def seen(batch: Batch) -> Tensor | None:
     if real.device.type == "cpu" and real.all():
         return None
     return (real | ~real.any(dim=1, keepdim=True))[:, None, None]
+
+
+def narrowed(mask: Tensor | None, places: Tensor, *, reach: int | None, causal: bool) -> Tensor | None:
+    """The mask without the pairs that are further apart than `reach`, or whose key comes later.
+
+    A token always sees itself, so that padding far from any text still has something to attend to.
+    """
+    if reach is None and not causal:
+        return mask
+    distance = places[:, None] - places  # [length, length], above 0 where the key comes before
+    near = distance >= (0 if causal else -len(places))
+    if reach is not None:
+        near &= distance.abs() <= reach
+    return near if mask is None else (mask & near) | (distance == 0)

@@ -1,6 +1,6 @@
 """The transformer encoder: embeddings, a stack of layers, and what is read from the last."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from torch import Tensor, nn
 
@@ -8,10 +8,9 @@ from polyseme.models.backbone import Backbone
 from polyseme.models.batch import Batch, States
 from polyseme.models.initialising import initialise
 from polyseme.models.transformer.config import TransformerConfig
-from polyseme.models.transformer.embeddings import NORMS, Embeddings
+from polyseme.models.transformer.embeddings import Embeddings, norm
 from polyseme.models.transformer.layer import LAYERS
-from polyseme.models.transformer.masks import seen
-from polyseme.models.transformer.positions import TURNS
+from polyseme.models.transformer.masks import View
 
 
 class Transformer(Backbone):
@@ -29,12 +28,15 @@ class Transformer(Backbone):
         self.config = config
         self.hidden_size = config.hidden_size
         self.embeddings = Embeddings(config)
-        self.turn = TURNS[config.positions](config)
+        self.projection = PROJECTIONS[config.embedding.size is not None](config)
         self.layers = nn.ModuleList(
-            LAYERS[config.norm_position](config, attention_norm=config.first_attention_norm or number > 0)
-            for number in range(config.num_layers)
+            LAYERS[config.norm_position](config, attention_norm=config.attention.first_norm or number > 0)
+            for number in range(config.distinct_layers or config.num_layers)
         )
-        self.final_norm = NORMS[config.final_norm](config)
+        local = config.attention.window is not None
+        self.views = nn.ModuleList(View(config, local=kind) for kind in ([False, True] if local else [False]))
+        self.course = tuple(course(config))
+        self.final_norm = norm(config, wanted=config.final_norm)
         self.pooler = POOLERS[config.pooler](config)
         initialise(self, config)
 
@@ -49,17 +51,25 @@ class Transformer(Backbone):
                 f"a row has {length} tokens but this model reads at most "
                 f"{self.config.max_position_embeddings} (max_position_embeddings); cut or split the texts"
             )
-        mask, turn = seen(batch), self.turn(length, batch.position_ids)
-        hidden_states = self.embeddings(batch)
+        views = [view(batch) for view in self.views]
+        hidden_states = self.projection(self.embeddings(batch))
         layers = [hidden_states]
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, mask, turn)
+        for layer, view in self.course:
+            hidden_states = self.layers[layer](hidden_states, *views[view])
             if every_layer:
                 layers.append(hidden_states)
         hidden_states = layers[-1] = self.final_norm(hidden_states)
         return States(
             last=hidden_states, layers=tuple(layers) if every_layer else (), pooled=self.pooler(hidden_states)
         )
+
+
+def course(config: TransformerConfig) -> Iterator[tuple[int, int]]:
+    """For each pass through a layer, whose weights it uses and whose view: 0 global, 1 local."""
+    every = config.attention.global_every
+    for number in range(config.num_layers):
+        weights = number * (config.distinct_layers or config.num_layers) // config.num_layers
+        yield weights, int(every is not None and number % every > 0)
 
 
 class Pooler(nn.Linear):
@@ -82,4 +92,15 @@ class NoPooler(nn.Module):
         return None
 
 
+def projection(config: TransformerConfig) -> nn.Module:
+    """From the size of the tables to the hidden size (Lan et al. 2019, section 3.1)."""
+    return nn.Linear(config.embedding_size, config.hidden_size)
+
+
+def no_projection(config: TransformerConfig) -> nn.Module:
+    """The tables have the hidden size."""
+    return nn.Identity()
+
+
+PROJECTIONS: dict[bool, Callable[[TransformerConfig], nn.Module]] = {True: projection, False: no_projection}
 POOLERS: dict[bool, Callable[[TransformerConfig], nn.Module]] = {True: Pooler, False: NoPooler}

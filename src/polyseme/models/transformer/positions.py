@@ -15,7 +15,7 @@ Turn = Callable[[Tensor], Tensor]
 class Unturned(nn.Module):
     """Queries and keys stay as they are."""
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, *, local: bool = False) -> None:
         super().__init__()
 
     def forward(self, length: int, position_ids: Tensor | None) -> Turn:
@@ -33,12 +33,18 @@ class Rotary(nn.Module):
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, *, local: bool = False) -> None:
         super().__init__()
-        exponents = torch.arange(0, config.head_size, 2, dtype=torch.float32) / config.head_size
-        places = torch.arange(config.max_position_embeddings, dtype=torch.float32)
-        angles = torch.outer(places, 1.0 / config.rotary_base**exponents)  # [places, head_size / 2]
-        self.register_buffer("cos", angles.cos(), persistent=False)
+        rotary = config.attention.rotary
+        self.base = rotary.local_base if local and rotary.local_base is not None else rotary.base
+        self.head_size, self.most = config.head_size, config.max_position_embeddings
+        self.compute_buffers()
+
+    def compute_buffers(self) -> None:
+        """The tables of all places, which follow from the configuration and are stored nowhere."""
+        exponents = torch.arange(0, self.head_size, 2, dtype=torch.float32) / self.head_size
+        angles = torch.outer(torch.arange(self.most, dtype=torch.float32), 1.0 / self.base**exponents)
+        self.register_buffer("cos", angles.cos(), persistent=False)  # [places, head_size / 2]
         self.register_buffer("sin", angles.sin(), persistent=False)
 
     def forward(self, length: int, position_ids: Tensor | None) -> Turn:
@@ -80,7 +86,7 @@ def _same(states: Tensor) -> Tensor:
     return states
 
 
-TURNS: dict[str, Callable[[TransformerConfig], nn.Module]] = {
+TURNS: dict[str, Callable[..., nn.Module]] = {
     "learned": Unturned,
     "rotary": Rotary,
     "none": Unturned,

@@ -35,9 +35,9 @@ def write_text(path: Path, *, documents: int = 60) -> Path:
     return path
 
 
-def small_store(folder: Path, *, documents: int = 60, vocab_size: int = 400) -> Store:
-    """A store of that text, with a vocabulary learned from it."""
+def small_store(folder: Path, *, documents: int = 60, vocab_size: int = 400, copies: int = 1) -> Store:
+    """A store of that text, read `copies` times, with a vocabulary learned from it."""
     text = write_text(folder / "text.txt", documents=documents)
     tokenizer = learn(text.read_text("utf-8").splitlines(), LearningSettings(vocab_size=vocab_size))
     tokenizer.save(folder / "vocab")
-    return prepare([text], tokenizer=folder / "vocab", out=folder / "store")
+    return prepare([text] * copies, tokenizer=folder / "vocab", out=folder / "store")

@@ -197,6 +197,21 @@ def test_held_out_documents_are_never_trained_on(store: Store) -> None:
     assert len(train_on) + len(kept) == store.num_documents
 
 
+def test_copies_of_held_out_documents_are_not_trained_on_either(tmp_path: Path) -> None:
+    doubled = small_store(tmp_path, documents=40, vocab_size=150, copies=3)
+    train_on, kept = split_documents(doubled, held_out=0.1, most_tokens=2_000)
+    starts = doubled.document_starts
+    texts = [
+        doubled.gather(starts[[number]], starts[[number + 1]])[0].tobytes()
+        for number in range(doubled.num_documents)
+    ]
+    held = {texts[number] for number in kept}
+    assert len(set(texts)) < len(texts)
+    assert held
+    assert not held & {texts[number] for number in train_on}
+    assert set(train_on) | set(kept) < set(range(doubled.num_documents))
+
+
 def test_a_store_of_one_document_is_enough_for_packed_rows_and_too_little_for_pairs(tmp_path: Path) -> None:
     single = small_store(tmp_path, documents=1, vocab_size=150)
     assert [len(part) for part in split_documents(single, held_out=0.05, most_tokens=100)] == [1, 0]

@@ -110,7 +110,7 @@ def split_documents(store: Store, *, held_out: float, most_tokens: int) -> tuple
     """The documents to train on, and those kept for the held-out loss: chosen by number, for any seed.
 
     Held out are at most `most_tokens`, but two documents at least, since pairs need two; a store of fewer
-    than four documents holds nothing out.
+    than four documents holds nothing out. Copies of a document that is held out are not trained on either.
     """
     everything = np.arange(store.num_documents)
     if held_out == 0 or len(everything) < _FEW_DOCUMENTS:
@@ -121,4 +121,23 @@ def split_documents(store: Store, *, held_out: float, most_tokens: int) -> tuple
     kept = candidates[np.cumsum(sizes[candidates]) <= most_tokens]
     if len(kept) < 2:
         kept = np.sort(np.argsort(sizes, kind="stable")[:2])
-    return np.setdiff1d(everything, kept), kept
+    return np.setdiff1d(everything, copies_of(store, kept)), kept
+
+
+def copies_of(store: Store, documents: Integers) -> Integers:
+    """The numbers of all documents that have the same tokens as one of `documents`, these included."""
+    starts, sizes = store.document_starts[:-1], np.diff(store.document_starts)
+    filled = np.flatnonzero(sizes)  # an empty document has no tokens to look at
+    looks = sizes[filled].astype(np.uint64)
+    for place in (0, sizes[filled] // 2, sizes[filled] - 1):  # few documents share all of this
+        ids, _ = store.gather(starts[filled] + place, starts[filled] + place + 1)
+        looks = looks * np.uint64(1_000_003) + ids.astype(np.uint64)
+    wanted = np.isin(filled, documents)
+    alike = filled[np.isin(looks, looks[wanted])]
+    tokens = {
+        number: store.gather(starts[[number]], starts[[number]] + sizes[number])[0].tobytes()
+        for number in alike
+    }
+    held = {tokens[number] for number in filled[wanted]}
+    same = [number for number in alike if tokens[number] in held]
+    return np.union1d(documents, np.array(same, dtype=np.int64))

@@ -35,7 +35,8 @@ from polyseme.training.schedules import Schedule
 from polyseme.training.settings import PretrainSettings, Recipe
 from polyseme.training.state import Progress, load_state, newest_state, save_state
 
-_HELD_OUT_ROWS = 2_000
+HELD_OUT_ROWS = 2_000
+"""The most rows of text that are kept for the held-out loss."""
 _REPORTS = 20
 _LEAST_BETWEEN_REPORTS = 50
 _PROSE = ("title", "paper", "notes")
@@ -92,7 +93,7 @@ class _Run:
         documents, kept = split_documents(
             store,
             held_out=recipe.training.held_out,
-            most_tokens=_HELD_OUT_ROWS * recipe.training.length,
+            most_tokens=HELD_OUT_ROWS * recipe.training.length,
         )
         self.loader = self._loader(documents, seed=settings.seed)
         self.kept = self._loader(kept, seed=0)

@@ -90,36 +90,32 @@ class Study:
 
     def pretrained(self, minutes: float) -> Path:
         """The general model, from text to weights."""
-        if not (self.folder / "vocab").exists():
-            learn_tokenizer(self.corpora, out=self.folder / "vocab", **read_recipe(RECIPE).tokenizer)
-        if not (self.folder / "zh.store").exists():
-            prepare(self.corpora, tokenizer=self.folder / "vocab", out=self.folder / "zh.store", workers=2)
-        pretrain(
-            RECIPE,
-            self.folder / "zh.store",
-            out=self.folder / "model",
-            size="mini",
-            minutes=minutes,
-        )
-        return self.folder / "model"
+        store, model = self.folder / "zh.store", self.folder / "model"
+
+        def work() -> dict[str, Any]:
+            if not (self.folder / "vocab").exists():
+                learn_tokenizer(self.corpora, out=self.folder / "vocab", **read_recipe(RECIPE).tokenizer)
+            if not store.exists():
+                prepare(self.corpora, tokenizer=self.folder / "vocab", out=store, workers=2)
+            return {"steps": pretrain(RECIPE, store, out=model, size="mini", minutes=minutes).steps}
+
+        self.kept("pretrained", work)
+        return model
 
     def adapted(self, model: Path, minutes: float) -> Path:
         """The model after some minutes more on the task's own training text, labels unseen."""
-        text = self.folder / "task.txt"
-        if not text.exists():
+        text, store, adapted = (self.folder / name for name in ("task.txt", "task.store", "adapted"))
+
+        def work() -> dict[str, Any]:
             lines = [example.text.replace("\n", " ") for example in self.examples("train")]
             write_whole(text, "\n".join(lines) + "\n")
-        if not (self.folder / "task.store").exists():
-            prepare([text], tokenizer=model, out=self.folder / "task.store", workers=2, format="lines")
-        pretrain(
-            RECIPE,
-            self.folder / "task.store",
-            out=self.folder / "adapted",
-            minutes=minutes,
-            from_model=str(model),
-            change=ADAPTATION,
-        )
-        return self.folder / "adapted"
+            if not store.exists():
+                prepare([text], tokenizer=model, out=store, workers=2, format="lines")
+            options = {"minutes": minutes, "from_model": str(model), "change": ADAPTATION}
+            return {"steps": pretrain(RECIPE, store, out=adapted, **options).steps}
+
+        self.kept("adapted", work)
+        return adapted
 
     def examples(self, split: str) -> list[LabelledText]:
         return list(read_labelled(self.task[split], ClassificationSettings(), labelled=True))

@@ -55,6 +55,8 @@ CORPORA = {"news": 1, "tech": 1, "law": 1, "wiki_sample": 8, "clue_sample": 8}
 SEEDS = (1, 2, 3)
 SIZES: dict[str, int | None] = {"500": 500, "all": None}
 EPOCHS = {"500": 10, "all": 3}
+SEARCH_EPOCHS = {"500": 10, "all": 1}
+"""Fewer where an epoch is long; the chosen point is then trained for `EPOCHS`."""
 GRID: tuple[dict[str, Any], ...] = (
     {"learning_rate": 6e-4, "embedding_learning_rate": 1e-3, "pooling": "mean"},
     {"learning_rate": 2e-4, "embedding_learning_rate": 1e-3, "pooling": "mean"},
@@ -179,7 +181,7 @@ class Study:
                 "classification",
                 train=self.task["train"], dev=self.task["dev"], test=self.task["test"] if test else None,
                 model=self.folder / where, out=None, fresh=arm == "random", limit=SIZES[size],
-                epochs=EPOCHS[size], seeds=(seed,), max_length=256, threads=self.threads, **point,
+                epochs=(EPOCHS if test else SEARCH_EPOCHS)[size], seeds=(seed,), max_length=256, threads=self.threads, **point,
             )  # fmt: skip
             return {
                 "dev": outcome.dev["accuracy"].mean,

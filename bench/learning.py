@@ -181,7 +181,8 @@ class Study:
                 "classification",
                 train=self.task["train"], dev=self.task["dev"], test=self.task["test"] if test else None,
                 model=self.folder / where, out=None, fresh=arm == "random", limit=SIZES[size],
-                epochs=(EPOCHS if test else SEARCH_EPOCHS)[size], seeds=(seed,), max_length=256, threads=self.threads, **point,
+                epochs=(EPOCHS if test else SEARCH_EPOCHS)[size], seeds=(seed,), max_length=256,
+                threads=self.threads, **point,
             )  # fmt: skip
             return {
                 "dev": outcome.dev["accuracy"].mean,

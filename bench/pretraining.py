@@ -200,6 +200,7 @@ def rate(seen: list[tuple[int, float]]) -> dict[str, float]:
     return {"tokens_per_second": tokens / (seen[-1][1] - seen[first][1])}
 
 
+CELLS = ["polyseme:bf16", "polyseme:fp32", "transformers:bf16", "transformers:fp32", "TencentPretrain:fp32"]
 ENGINES = {"polyseme": run_ours, "transformers": run_transformers, "TencentPretrain": run_tencentpretrain}
 
 
@@ -216,6 +217,7 @@ def main() -> None:
     parser.add_argument("--vocab", required=True)
     parser.add_argument("--tencentpretrain", help="a checkout of TencentPretrain, to measure it too")
     parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--cells", nargs="+", default=CELLS, help="engine:precision (all of them)")
     parser.add_argument("--threads", type=int, default=2)
     for hidden in ("worker", "store", "work", "plain"):
         parser.add_argument(f"--{hidden}", help=argparse.SUPPRESS)
@@ -237,16 +239,10 @@ def main() -> None:
             for number, document in enumerate(read_documents(options.text, TextSettings())):
                 if number in learned:
                     file.write("\n".join(document.lines) + "\n\n")
-        cells = [
-            ("polyseme", "bf16"),
-            ("polyseme", "fp32"),
-            ("transformers", "bf16"),
-            ("transformers", "fp32"),
-        ]
-        if options.tencentpretrain:
-            cells.append(("TencentPretrain", "fp32"))
         rows = {}
-        for engine, precision in cells:
+        for engine, precision in (cell.split(":") for cell in options.cells):
+            if engine == "TencentPretrain" and not options.tencentpretrain:
+                continue
             command = [
                 sys.executable, __file__, "--worker", engine, "--precision", precision, "--store", str(store),
                 "--work", folder, "--plain", str(plain), "--text", "-", "--vocab", vocab,

@@ -117,8 +117,10 @@ def run_transformers(options: argparse.Namespace) -> dict[str, float]:
 
     from polyseme.checkpoints.model import Card, Model
     from polyseme.checkpoints.saving import save
+    from polyseme.training.schedules import Schedule
 
     setting = Setting(options.store)
+    schedule = Schedule("constant", options.steps, warmup=50)
     heads = dict(setting.objective.heads)
     first, trained = Path(options.work, "first"), Path(options.work, f"transformers-{options.precision}")
     save(
@@ -134,7 +136,7 @@ def run_transformers(options: argparse.Namespace) -> dict[str, float]:
         labels = torch.full(batch.input_ids.shape, -100)
         labels.view(-1)[batch.predicted] = batch.labels
         mask = batch.attention_mask if batch.attention_mask is not None else torch.ones_like(batch.input_ids)
-        optimizer.param_groups[0]["lr"] = 1e-4 * min(1.0, number / 50)
+        optimizer.param_groups[0]["lr"] = 1e-4 * schedule(number)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=options.precision == "bf16"):
             output = model(
                 input_ids=batch.input_ids, attention_mask=mask, token_type_ids=batch.token_type_ids,

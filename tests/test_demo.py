@@ -147,7 +147,8 @@ def test_the_folder_has_report_model_and_classifier_and_nothing_else(told: Repor
     assert Embedder.load(folder / "model").sentences(["程序"]).shape == (1, 256)
     test = shipped.poems(tmp_path, share=TINY["share"])["test"]
     scores = evaluate("classification", test, model=folder / "classifier")
-    assert scores["accuracy"] == pytest.approx(told.classified["pretrained"].accuracy, abs=0.005)
+    close = 2.5 / len(test.read_text("utf-8").splitlines())  # in bf16, a near tie may fall either way
+    assert scores["accuracy"] == pytest.approx(told.classified["pretrained"].accuracy, abs=close)
 
 
 def test_a_folder_with_anything_else_than_a_demo_is_left_alone(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Is what a small machine learns in twenty minutes real, and of use? (slow: about two CPU hours)
+"""Is what a small machine learns in twenty minutes real, and of use? (slow: about 2.5 CPU hours)
 
     python bench/learning.py --data ../shared/data --out runs/learning
 

@@ -9,7 +9,7 @@ not padding, with the time of the loader, the optimizer included, after some ste
 is given our batches ready-made, so its loader costs nothing, and begins with our first weights. Afterwards
 every engine's model is asked for the same masked tokens of documents that none was trained on, in fp32: the
 held-out loss at equal tokens. TencentPretrain warms up over a tenth of the steps, falls in a straight
-line and corrects no bias, so its loss is to be compared with ours under that rule (polyseme-as-TencentPretrain).
+line and corrects no bias; its loss is to be compared with ours under that rule (polyseme-as-TencentPretrain).
 """
 
 import argparse

@@ -49,10 +49,15 @@ class LearningSettings(Record, frozen=True, kw_only=True):
     max_words: int = 1_000_000
     """How many distinct words are counted at a time; the rarest are forgotten when there are more."""
     padding_token: str = "[PAD]"
+    """What fills a row up."""
     unknown_token: str = "[UNK]"
+    """What stands for a character that the vocabulary lacks."""
     first_token: str = "[CLS]"
+    """What stands before a text."""
     separator_token: str = "[SEP]"
+    """What stands after each text of a row."""
     mask_token: str = "[MASK]"
+    """What stands for a hidden token."""
 
     def __post_init__(self) -> None:
         tokens = list(self.special_tokens.values())

@@ -88,6 +88,15 @@ def test_pairs_are_read_by_name_and_by_order(tmp_path: Path) -> None:
         assert (example.text, example.pair, example.labels) == ("甲", "乙", ("1",))
 
 
+def test_half_a_character_in_json_is_named_or_replaced(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", r'{"text": "好\ud83d", "label": "1"}')
+    with pytest.raises(
+        DataError, match=r"line 1: not a JSON object \(it has half of a surrogate pair; put �"
+    ):
+        read(path)
+    assert [e.text for e in read(path, errors="replace")] == ["好�"]
+
+
 def test_several_labels_come_from_a_separator_or_a_list(tmp_path: Path) -> None:
     table = write(tmp_path / "a.tsv", "labels\ttext", "体育|财经\t甲", "\t乙", "科技\t丙")
     lines = write(

@@ -87,12 +87,35 @@ def test_json_lines_give_their_field_and_lists_are_lines(tmp_path: Path) -> None
         ("[1]", "line 2 is not a JSON object"),
         ('{"text": 3}', "line 2: the field 'text' holds neither a text nor a list of texts"),
         ('{"text": "x', "line 2 is not JSON"),
+        (r'{"text": "a\ud83d"}', "line 2 is not JSON: it has half of a surrogate pair; .* --errors replace"),
     ],
 )
 def test_a_wrong_json_line_is_named_with_what_it_lacks(tmp_path: Path, row: str, message: str) -> None:
     path = write(tmp_path / "a.jsonl", f'{{"text": "x"}}\n{row}\n')
     with pytest.raises(DataError, match=message):
         lines_of(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "mended"),
+    [
+        (r"a\ud83d", "a�"),
+        (r"a\uDE00b", "a�b"),
+        (r"\ud83d\ud83d\ude00\ude00", "�😀�"),
+        (r"\ud83d\n\u4e00", "�\n一"),
+        (r"\\ud83d\\\ud83d", r"\ud83d" + "\\�"),
+        (r"\u597d", "好"),
+    ],
+)
+def test_half_a_character_in_json_is_replaced_on_request(tmp_path: Path, text: str, mended: str) -> None:
+    path = write(tmp_path / "a.jsonl", f'{{"text": "{text}"}}\n')
+    assert lines_of(path, errors="replace") == [mended.split("\n")]
+
+
+def test_a_line_with_half_a_character_and_without_the_field_says_what_it_lacks(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", r'{"body": "a\ud83d"}')
+    with pytest.raises(DataError, match="line 1 has no field 'text'; its fields are: body"):
+        lines_of(path, errors="replace")
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])

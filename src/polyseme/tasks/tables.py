@@ -9,11 +9,13 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from polyseme.errors import DataError
+from polyseme.text.json_lines import decode_line, why_not
 from polyseme.text.reading import TextSettings, read_lines
 
 _COMPRESSED = {".gz", ".bz2", ".xz"}
 _BLANK: tuple[list[str], ...] = ([], [""])
 _LONGEST_CELL = 2**31 - 1
+_DECODE = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class TableRow(NamedTuple):
@@ -46,7 +48,7 @@ def read_table(
     lines = read_lines(path, reading)
     suffix = next((s for s in reversed(path.suffixes) if s not in _COMPRESSED), "")
     if suffix in (".json", ".jsonl"):
-        return _objects(path, lines)
+        return _objects(path, lines, reading)
     numbered = _csv(lines) if suffix == ".csv" else ((n, line.split("\t")) for n, line in enumerate(lines, 1))
     blank: list[tuple[int, list[str]]] = []
     first = next((row for row in numbered if not _put_aside(row, blank)), None)
@@ -88,16 +90,18 @@ def _csv(lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
         yield reader.line_num, cells
 
 
-def _objects(path: Path, lines: Iterator[str]) -> Table:
-    rows = (_object(f"{path}, line {n}", line) for n, line in enumerate(lines, 1) if line.strip())
+def _objects(path: Path, lines: Iterator[str], reading: TextSettings) -> Table:
+    rows = (_object(f"{path}, line {n}", line, reading) for n, line in enumerate(lines, 1) if line.strip())
     first = next(rows, None)
     if first is None:
         raise DataError(f"{path} is empty; a file of examples needs at least one row")
     return Table(list(first.cells), True, chain([first], rows))
 
 
-def _object(where: str, line: str) -> TableRow:
+def _object(where: str, line: str, reading: TextSettings) -> TableRow:
     try:
-        return TableRow(where, msgspec.json.decode(line, type=dict[str, Any]))
+        return TableRow(where, decode_line(line, _DECODE, errors=reading.errors))
     except msgspec.DecodeError as error:
-        raise DataError(f"{where}: not a JSON object ({error}); write one object a line") from error
+        raise DataError(
+            f"{where}: not a JSON object ({why_not(line, error)}); write one object a line"
+        ) from error

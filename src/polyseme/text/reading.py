@@ -11,6 +11,7 @@ import msgspec
 from polyseme.errors import DataError, SettingsError
 from polyseme.records import Record
 from polyseme.text.encodings import decoded, split_lines
+from polyseme.text.json_lines import decode_line, why_not
 from polyseme.text.sources import Advance, expand, read_blocks, shown, size
 from polyseme.text.wikipedia import articles
 
@@ -37,7 +38,8 @@ class TextSettings(Record, frozen=True, kw_only=True):
     """The encoding of the text, for instance gb18030; auto guesses it for each file."""
 
     errors: Literal["strict", "replace"] = "strict"
-    """What happens to bytes that are not in the encoding: strict stops, replace puts � in their place."""
+    """What happens to bytes that are not in the encoding, and to half characters in JSON: strict stops,
+    replace puts � in their place."""
 
     def __post_init__(self) -> None:
         if self.encoding == "auto":
@@ -101,7 +103,7 @@ def read_lines(
             )
         texts: Iterator[str] = _all_lines(blocks, path, settings)
         if form == "jsonl":
-            texts = map("\n".join, _json_texts(texts, path, settings.field))
+            texts = map("\n".join, _json_texts(texts, path, settings))
         for text in texts:
             found = True
             yield text
@@ -194,32 +196,33 @@ def _rows(lines: Iterable[str], path: Path) -> Iterator[str]:
 
 
 def _json_lines(blocks: Iterator[bytes], path: Path, settings: TextSettings) -> Iterator[Document]:
-    for texts in _json_texts(_all_lines(blocks, path, settings), path, settings.field):
+    for texts in _json_texts(_all_lines(blocks, path, settings), path, settings):
         continues = False
         for document in _grouped(line for text in texts for line in text.split("\n") if line.strip()):
             yield document._replace(continues=continues)
             continues = True
 
 
-def _json_texts(lines: Iterable[str], path: Path, field: str) -> Iterator[list[str]]:
-    """The texts in `field` of each object; blank lines are left out."""
-    row = msgspec.defstruct("Row", [("text", str | list[str])], rename={"text": field})
+def _json_texts(lines: Iterable[str], path: Path, settings: TextSettings) -> Iterator[list[str]]:
+    """The texts in the field of each object; blank lines are left out."""
+    row = msgspec.defstruct("Row", [("text", str | list[str])], rename={"text": settings.field})
     decode = msgspec.json.Decoder(row).decode
     for number, line in enumerate(lines, 1):
         if not line or line.isspace():
             continue
         try:
-            text: str | list[str] = decode(line).text  # type: ignore[attr-defined]
+            text: str | list[str] = decode_line(line, decode, errors=settings.errors).text  # type: ignore[attr-defined]
         except msgspec.DecodeError as error:
-            raise DataError(_not_a_row(line, field, f"{shown(path)}, line {number}", error)) from error
+            raise DataError(_not_a_row(line, settings, f"{shown(path)}, line {number}")) from error
         yield [text] if isinstance(text, str) else text
 
 
-def _not_a_row(line: str, field: str, where: str, error: msgspec.DecodeError) -> str:
+def _not_a_row(line: str, settings: TextSettings, where: str) -> str:
+    field = settings.field
     try:
-        value: Any = msgspec.json.decode(line)
-    except msgspec.DecodeError:
-        return f"{where} is not JSON: {error}"
+        value: Any = decode_line(line, msgspec.json.decode, errors=settings.errors)
+    except msgspec.DecodeError as error:
+        return f"{where} is not JSON: {why_not(line, error)}"
     if not isinstance(value, dict):
         return f"{where} is not a JSON object; write one with a field {field!r} on every line"
     if field not in value:

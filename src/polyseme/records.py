@@ -17,7 +17,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The base of every record of settings: frozen, by name only, no unknown field.
 
     A subclass documents each field by the string under it and checks values in `__post_init__`
-    by raising `ValueError`.
+    by raising `ValueError`. It repeats `frozen=True, kw_only=True`: `kw_only` holds for the fields
+    written beside it only, and type checkers look for both at the class itself.
     """
 
 
@@ -30,6 +31,31 @@ def from_plain(value: Any, kind: type[R], *, where: str) -> R:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise SettingsError(f"{where}: {_explain(str(error), value, kind)}") from error
+
+
+def from_flat(options: Mapping[str, Any], kind: type[R], *, where: str) -> R:
+    """A record from keywords: what belongs to the records inside it is given by its own name.
+
+    So `encoding=…` reaches the `text` of a record that reads text; `text=TextSettings(…)` does too.
+    """
+    inner = {
+        field.name: field.type.__struct_fields__
+        for field in msgspec.structs.fields(kind)
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct)
+    }
+    owners = {name: group for group, names in inner.items() for name in names}
+    plain: dict[str, Any] = {group: {} for group in inner}
+    for name, value in options.items():
+        if name in inner:
+            plain[name] |= msgspec.to_builtins(value)
+        elif name in owners:
+            plain[owners[name]][name] = value
+        elif name in kind.__struct_fields__:
+            plain[name] = str(value) if isinstance(value, Path) else value
+        else:
+            known = [*kind.__struct_fields__, *owners]
+            raise SettingsError(f"{where}: {name} is not a setting here{nearest(name, known)}")
+    return from_plain(plain, kind, where=where)
 
 
 def to_plain(record: msgspec.Struct) -> dict[str, Any]:

@@ -10,11 +10,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from polyseme import files, progress
-from polyseme.errors import DataError, SettingsError
-from polyseme.records import Record, from_plain, nearest, to_plain
+from polyseme.errors import DataError
+from polyseme.records import Record, from_flat, to_plain
 from polyseme.text.blocks import Blocks
 from polyseme.text.marking import Marker
 from polyseme.text.normalising import NormalisingSettings
@@ -69,7 +67,8 @@ def prepare(
 
     >>> store = prepare(["wiki.txt"], tokenizer="vocab", out="wiki.store", workers=2)  # doctest: +SKIP
     """
-    settings = _settings({"tokenizer": str(tokenizer), "workers": workers, **options})
+    named = {"tokenizer": tokenizer, "workers": workers, **options}
+    settings = from_flat(named, PrepareSettings, where="prepare")
     return prepare_with(settings, texts, Path(out))
 
 
@@ -121,27 +120,6 @@ def _write(
             bar.advance(marked.bytes_read - read, tokens=f"{writer.num_tokens:,}")
             read = marked.bytes_read
         return writer.finish(settings=_kept(settings, folder), num_characters=characters)
-
-
-def _settings(options: dict[str, Any]) -> PrepareSettings:
-    """Put the fields of the nested records, given by their own names, where they belong."""
-    nested: dict[str, type[Record]] = {"text": TextSettings, "normalising": NormalisingSettings}
-    plain: dict[str, Any] = {group: {} for group in nested}
-    for name, value in options.items():
-        group = next((group for group, kind in nested.items() if name in kind.__struct_fields__), None)
-        if name in nested:
-            plain[name] |= msgspec.to_builtins(value)
-        elif group is not None:
-            plain[group][name] = value
-        elif name in PrepareSettings.__struct_fields__:
-            plain[name] = str(value) if isinstance(value, Path) else value
-        else:
-            known = [
-                *PrepareSettings.__struct_fields__,
-                *(field for kind in nested.values() for field in kind.__struct_fields__),
-            ]
-            raise SettingsError(f"prepare: {name} is not a setting here{nearest(name, known)}")
-    return from_plain(plain, PrepareSettings, where="prepare")
 
 
 def _kept(settings: PrepareSettings, folder: Path) -> dict[str, Any]:

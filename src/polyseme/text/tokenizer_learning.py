@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from polyseme import progress
-from polyseme.errors import SettingsError
 from polyseme.files import whole_folder
-from polyseme.records import Record, from_plain, nearest
+from polyseme.records import from_flat
 from polyseme.text.blocks import Blocks
 from polyseme.text.learning import LearningSettings, learn
 from polyseme.text.normalising import NormalisingSettings, normaliser
@@ -33,7 +32,7 @@ def learn_tokenizer(texts: Sequence[str | Path], *, out: str | Path, **options: 
     >>> learn_tokenizer(["wiki.txt"], out="vocab", vocab_size=8000).kind  # doctest: +SKIP
     'wordpiece'
     """
-    settings = _settings(options)
+    settings = from_flat(options, TokenizerSettings, where="learn_tokenizer")
     with whole_folder(Path(out)) as building:
         tokenizer = learn(_lines(texts, settings), settings)
         tokenizer.save(building)
@@ -50,17 +49,3 @@ def _lines(texts: Sequence[str | Path], settings: TokenizerSettings) -> Iterator
             yield from map(normalise, block.lines)
             bar.advance(block.bytes_read - read)
             read = block.bytes_read
-
-
-def _settings(options: dict[str, Any]) -> TokenizerSettings:
-    inner: dict[str, type[Record]] = {"text": TextSettings, "normalising": NormalisingSettings}
-    plain: dict[str, Any] = {group: {} for group in inner}
-    known = [*LearningSettings.__struct_fields__]
-    for kind in inner.values():
-        known += kind.__struct_fields__
-    for name, value in options.items():
-        if name not in known:
-            raise SettingsError(f"learn_tokenizer: {name} is not a setting here{nearest(name, known)}")
-        group = next((group for group, kind in inner.items() if name in kind.__struct_fields__), None)
-        (plain if group is None else plain[group])[name] = value
-    return from_plain(plain, TokenizerSettings, where="learn_tokenizer")

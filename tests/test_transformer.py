@@ -3,6 +3,7 @@
 import itertools
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +52,9 @@ MODERNBERT = {
     r"decoder": "masked_lm",
 }
 
+ACTIVATIONS = [("gelu", "gelu"), ("gelu_tanh", "gelu_pytorch_tanh"), ("relu", "relu"), ("silu", "silu")]
+"""Ours and the reference's names of the same."""
+
 
 def redraw(module: nn.Module, seed: int) -> None:
     """Every parameter from N(0, 0.2): with norms at 1 and biases at 0 half of all mistakes stay hidden."""
@@ -97,61 +101,68 @@ def assert_close(ours: Tensor, reference: Tensor) -> None:
         assert difference <= 1e-5 * reference.abs().max().item()
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_bert_agrees_with_its_reference_in_logits_and_every_layer(seed: int) -> None:
-    transformers = pytest.importorskip("transformers")
-    rng = np.random.default_rng(seed)
-    heads, theirs_activation, activation = (
-        int(rng.choice([1, 2, 4])),
-        *[("gelu", "gelu"), ("gelu_new", "gelu_tanh"), ("relu", "relu"), ("silu", "silu")][seed % 4],
-    )
-    config = TransformerConfig(
-        vocab_size=int(rng.integers(30, 90)),
-        hidden_size=heads * int(rng.integers(4, 17)),
-        num_layers=int(rng.integers(1, 5)),
-        num_heads=heads,
-        intermediate_size=int(rng.integers(8, 80)),
-        max_position_embeddings=int(rng.integers(12, 40)),
-        type_vocab_size=int(rng.integers(1, 5)),
-        activation=activation,
-        layer_norm_eps=float(rng.choice([1e-12, 1e-5, 1e-3])),
-    )
-    reference = transformers.BertForPreTraining(
-        transformers.BertConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden_size,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            intermediate_size=config.intermediate_size,
-            max_position_embeddings=config.max_position_embeddings,
-            type_vocab_size=config.type_vocab_size,
-            hidden_act=theirs_activation,
-            layer_norm_eps=config.layer_norm_eps,
-            attn_implementation=["eager", "sdpa"][seed % 2],
-        )
-    ).eval()
-    redraw(reference, seed)
-    ours = nn.ModuleDict(
-        {"backbone": Transformer(config), "masked_lm": MaskedLMHead(config), "pair": PairHead(config)}
-    ).eval()
-    translate(reference, ours, BERT)
-    batch = padded_batch(rng, config.vocab_size, config.type_vocab_size, config.max_position_embeddings)
+def drawn_shape(rng: np.random.Generator, *, head_size: int) -> dict[str, Any]:
+    """Sizes of a small network, and an epsilon that may be large enough to show."""
+    heads = int(rng.choice([1, 2, 4]))
+    return {
+        "vocab_size": int(rng.integers(30, 90)),
+        "hidden_size": heads * head_size,
+        "num_layers": int(rng.integers(1, 5)),
+        "num_heads": heads,
+        "intermediate_size": int(rng.integers(8, 80)),
+        "max_position_embeddings": int(rng.integers(12, 40)),
+        "layer_norm_eps": float(rng.choice([1e-12, 1e-5, 1e-3])),
+    }
+
+
+def theirs(shape: dict[str, Any], **renamed: str) -> dict[str, Any]:
+    """The same sizes as the reference's configuration calls them."""
+    renamed |= {"num_layers": "num_hidden_layers", "num_heads": "num_attention_heads"}
+    return {renamed.get(name, name): value for name, value in shape.items()}
+
+
+def assert_agreement(reference: nn.Module, ours: nn.ModuleDict, batch: Batch, **read: Tensor) -> None:
+    """Logits of every head of ours and every layer's states, in both precisions; `read` is theirs only."""
     for dtype in (torch.float32, torch.float64):
-        reference, ours = reference.to(dtype), ours.to(dtype)
+        reference, ours = reference.to(dtype).eval(), ours.to(dtype).eval()
         with torch.no_grad():
             expected = reference(
                 batch.input_ids,
                 attention_mask=batch.attention_mask.long(),
-                token_type_ids=batch.token_type_ids,
                 output_hidden_states=True,
+                **read,
             )
             states = ours["backbone"](batch, every_layer=True)
-            table = ours["backbone"].embeddings.tokens.weight
-            assert_close(ours["masked_lm"](states.last, table), expected.prediction_logits)
-            assert_close(ours["pair"](states.pooled), expected.seq_relationship_logits)
-        assert len(states.layers) == len(expected.hidden_states) == config.num_layers + 1
-        for our_layer, their_layer in zip(states.layers, expected.hidden_states, strict=True):
-            assert_close(our_layer, their_layer)
+            logits = {"masked_lm": ours["masked_lm"](states.last, ours["backbone"].embeddings.tokens.weight)}
+            if "pair" in ours:
+                logits["pair"] = ours["pair"](states.pooled)
+        assert len(states.layers) == len(ours["backbone"].layers) + 1
+        their_logits = [value for name, value in expected.items() if name.endswith("logits")]
+        compared = [*logits.values(), *states.layers], [*their_logits, *expected.hidden_states]
+        for one, other in zip(*compared, strict=True):
+            assert_close(one, other)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_bert_agrees_with_its_reference_in_logits_and_every_layer(seed: int) -> None:
+    transformers = pytest.importorskip("transformers")
+    rng = np.random.default_rng(seed)
+    shape = drawn_shape(rng, head_size=int(rng.integers(4, 17)))
+    shape["type_vocab_size"] = int(rng.integers(1, 5))
+    activation, their_activation = ACTIVATIONS[seed % 4]
+    config = TransformerConfig(**shape, activation=activation)
+    reference = transformers.BertForPreTraining(
+        transformers.BertConfig(
+            **theirs(shape), hidden_act=their_activation, attn_implementation=["eager", "sdpa"][seed % 2]
+        )
+    )
+    redraw(reference, seed)
+    ours = nn.ModuleDict(
+        {"backbone": Transformer(config), "masked_lm": MaskedLMHead(config), "pair": PairHead(config)}
+    )
+    translate(reference, ours, BERT)
+    batch = padded_batch(rng, config.vocab_size, config.type_vocab_size, config.max_position_embeddings)
+    assert_agreement(reference, ours, batch, token_type_ids=batch.token_type_ids)
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -159,66 +170,30 @@ def test_modernbert_agrees_with_its_reference_in_logits_and_every_layer(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     transformers = pytest.importorskip("transformers")
+    # The reference rounds queries and keys to float32 before it turns them, even in float64.
+    module = transformers.models.modernbert.modeling_modernbert
+    monkeypatch.setattr(module, "apply_rotary_pos_emb", turned_without_rounding)
     rng = np.random.default_rng(100 + seed)
-    heads, theirs_activation, activation = (
-        int(rng.choice([1, 2, 4])),
-        *[("gelu", "gelu"), ("gelu_pytorch_tanh", "gelu_tanh"), ("relu", "relu"), ("silu", "silu")][seed % 4],
-    )
-    config = modernbert(
-        vocab_size=int(rng.integers(30, 90)),
-        hidden_size=heads * 2 * int(rng.integers(2, 9)),
-        num_layers=int(rng.integers(1, 5)),
-        num_heads=heads,
-        intermediate_size=int(rng.integers(8, 80)),
-        max_position_embeddings=int(rng.integers(12, 40)),
-        activation=activation,
-        bias=bool(seed % 3 == 2),
-        layer_norm_eps=float(rng.choice([1e-12, 1e-5, 1e-3])),
-        attention=AttentionChoices(
-            first_norm=False, rotary=RotaryChoices(base=float(rng.choice([100.0, 10_000.0, 160_000.0])))
-        ),
-    )
+    shape = drawn_shape(rng, head_size=2 * int(rng.integers(2, 9)))
+    base, bias = float(rng.choice([100.0, 10_000.0, 160_000.0])), seed % 3 == 2
+    activation, their_activation = ACTIVATIONS[seed % 4]
+    attention = AttentionChoices(first_norm=False, rotary=RotaryChoices(base=base))
+    config = modernbert(**shape, activation=activation, bias=bias, attention=attention)
     reference = transformers.ModernBertForMaskedLM(
         transformers.ModernBertConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.hidden_size,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            intermediate_size=config.intermediate_size,
-            max_position_embeddings=config.max_position_embeddings,
-            hidden_activation=theirs_activation,
-            classifier_activation=theirs_activation,
-            norm_eps=config.layer_norm_eps,
-            norm_bias=config.bias,
-            attention_bias=config.bias,
-            mlp_bias=config.bias,
-            classifier_bias=config.bias,
+            **theirs(shape, layer_norm_eps="norm_eps"),
+            **dict.fromkeys(("hidden_activation", "classifier_activation"), their_activation),
+            **dict.fromkeys(("norm_bias", "attention_bias", "mlp_bias", "classifier_bias"), bias),
             global_attn_every_n_layers=1,
-            global_rope_theta=config.attention.rotary.base,
+            global_rope_theta=base,
             pad_token_id=0,
             attn_implementation="sdpa",  # the eager form rounds probabilities to float32, even in float64
         )
-    ).eval()
+    )
     redraw(reference, seed)
-    ours = nn.ModuleDict({"backbone": Transformer(config), "masked_lm": MaskedLMHead(config)}).eval()
+    ours = nn.ModuleDict({"backbone": Transformer(config), "masked_lm": MaskedLMHead(config)})
     translate(reference, ours, MODERNBERT)
-    batch = padded_batch(rng, config.vocab_size, 0, config.max_position_embeddings)
-    for dtype in (torch.float32, torch.float64):
-        reference, ours = reference.to(dtype), ours.to(dtype)
-        if dtype == torch.float64:
-            # The reference rounds queries and keys to float32 before it turns them, even in float64.
-            module = transformers.models.modernbert.modeling_modernbert
-            monkeypatch.setattr(module, "apply_rotary_pos_emb", turned_without_rounding)
-        with torch.no_grad():
-            expected = reference(
-                batch.input_ids, attention_mask=batch.attention_mask.long(), output_hidden_states=True
-            )
-            states = ours["backbone"](batch, every_layer=True)
-            table = ours["backbone"].embeddings.tokens.weight
-            assert_close(ours["masked_lm"](states.last, table), expected.logits)
-        assert len(states.layers) == len(expected.hidden_states) == config.num_layers + 1
-        for our_layer, their_layer in zip(states.layers, expected.hidden_states, strict=True):
-            assert_close(our_layer, their_layer)
+    assert_agreement(reference, ours, padded_batch(rng, config.vocab_size, 0, config.max_position_embeddings))
 
 
 def turned_without_rounding(

@@ -1,13 +1,17 @@
 """Runs of pre-training: exact under kills and signals, careful with what is in the folder, and learning."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import pty
 import random
+import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -156,6 +160,39 @@ def test_a_signal_saves_and_the_same_call_goes_on(
     runs.start(options(store, tmp_path / "whole", steps=200))
     assert runs.end() == 0
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+
+
+def test_ctrl_c_in_a_terminal_saves_and_leaves_the_terminal_as_it_was(store: Store, tmp_path: Path) -> None:
+    words = options(store, tmp_path / "run", steps=5_000)
+    command = ["pretrain", words["recipe"], words["store"], "--out", words["out"], "--size", "tiny"]
+    command += ["--threads", "1", "--steps", "5000", "--change", *SMALL]
+    ours, child = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "polyseme", *command],
+        stdin=child,
+        stdout=child,
+        stderr=child,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # else Ctrl-C is only a character
+    )
+    os.close(child)
+    shown, pressed, deadline = b"", False, time.monotonic() + 120
+    while select.select([ours], [], [], deadline - time.monotonic())[0]:
+        try:
+            shown += os.read(ours, 1 << 16)
+        except OSError:  # the other side is closed
+            break
+        if not pressed and len(read_journal(tmp_path / "run" / "journal.jsonl")) > 0:
+            os.write(ours, b"\x03")
+            pressed = True
+    os.close(ours)
+    assert process.wait(timeout=10) == 0, shown.decode()
+    told = shown.decode()
+    assert "stopped and saved at step" in told
+    assert "stopped, the same command goes on" in told
+    assert told.rindex("\x1b[?25h") > told.rindex("\x1b[?25l"), "the cursor is there again"
+    (state,) = (tmp_path / "run" / "state").iterdir()
+    assert 0 < int(state.name.removeprefix("step-")) < 5_000
 
 
 def objective_of(store: Store) -> tuple[Loader, Any]:

@@ -1,8 +1,10 @@
 """The demo: its text, its measure, its page, and what it leaves behind."""
 
+import itertools
 import re
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,9 @@ import numpy as np
 import pytest
 
 from polyseme.demo import shipped
+from polyseme.demo.pictures import loss_picture, senses_picture
 from polyseme.demo.report import Report, table
-from polyseme.demo.senses import flat, nearer_to_own, static_vectors, told_apart
+from polyseme.demo.senses import ToldApart, flat, nearer_to_own, static_vectors, told_apart
 from polyseme.demo.settings import DemoSettings
 from polyseme.demo.shipped import Context
 from polyseme.demo.story import demo
@@ -137,6 +140,42 @@ def test_the_page_needs_nothing_else_and_has_the_figures_of_the_run(told: Report
             assert cell in page
     assert f"{told.pretrained.held_out:.2f}" in page
     assert str(told.machine["torch"]) in page
+
+
+def contrast(one: str, other: str) -> float:
+    """The ratio of WCAG 2, from 1 to 21; small text needs 4.5."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts]
+        return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_the_page_can_be_read_by_day_and_by_night() -> None:
+    page = files("polyseme").joinpath("demo/page.html").read_text(encoding="utf-8")
+    light, dark = (
+        dict(re.findall(r"--(\w+): (#\w{6})", rule)) for rule in re.findall(r":root {.*?}", page, re.DOTALL)
+    )
+    assert light.keys() == dark.keys()
+    for colours in (light, dark):
+        for name, ground in itertools.product(("text", "quiet", "tech", "law"), ("ground", "card")):
+            assert contrast(colours[name], colours[ground]) >= 4.5, (name, ground)
+
+
+def test_the_pictures_take_every_colour_from_the_page() -> None:
+    pytest.importorskip("matplotlib")
+    contexts = [Context(domain, "程序", "程序") for domain in ("tech", "law") for _ in range(3)]
+    measured = ToldApart(share=1.0, low=1.0, high=1.0, of_words={"程序": 1.0})
+    vectors = np.random.default_rng(0).normal(size=(6, 4))
+    lines = [
+        {"kind": kind, "step": 1, "parts": {"masked-lm": 2.0}, "unigram": 3.0}
+        for kind in ("train", "held-out")
+    ]
+    for picture in (senses_picture(vectors, contexts, {"程序": ("a", "b")}, measured), loss_picture(lines)):
+        assert re.findall(r"#[0-9a-f]{6}\b", re.sub(r"var\(.*?\)", "", picture)) == []
 
 
 def test_the_folder_has_report_model_and_classifier_and_nothing_else(told: Report, tmp_path: Path) -> None:

@@ -17,9 +17,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = {"tech": "#2f7ed8", "law": "#e8710a"}
-_PAGE, _QUIET = "#010203", "#8a8f98"
+_TEXT, _GROUND, _QUIET = "#010203", "#fdfeff", "#8a8f98"
+_OF_PAGE = {
+    _TEXT: "currentColor",
+    _GROUND: "var(--ground, #ffffff)",
+    _QUIET: f"var(--quiet, {_QUIET})",
+    **{colour: f"var(--{name}, {colour})" for name, colour in COLOURS.items()},
+}
+"""What matplotlib draws with, and what the page puts in its place, light or dark."""
 _COLUMNS = 4
-"""`_PAGE` stands for the colour of the page's text while matplotlib draws."""
 
 
 def senses_picture(
@@ -42,7 +48,7 @@ def senses_picture(
             for domain in DOMAINS:
                 chosen = [contexts[number].domain == domain for number in own]
                 panel.scatter(*points[chosen].T, s=16, alpha=0.75, linewidths=0, color=COLOURS[domain])
-            panel.scatter([0], [0], s=110, marker="X", color=_PAGE, edgecolors="white", linewidths=0.8)
+            panel.scatter([0], [0], s=110, marker="X", color=_TEXT, edgecolors=_GROUND, linewidths=0.8)
             panel.set_title(word, fontsize=17, pad=17)
             for place, side, domain, meaning in zip(
                 (0.47, 0.53), ("right", "left"), DOMAINS, meanings, strict=True
@@ -58,7 +64,7 @@ def senses_picture(
             for d in DOMAINS
         ]
         handles.append(
-            Line2D([], [], marker="X", markersize=9, linestyle="", color=_PAGE, label="one static vector")
+            Line2D([], [], marker="X", markersize=9, linestyle="", color=_TEXT, label="one static vector")
         )
         figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False, fontsize=11)
         return _svg(figure)
@@ -95,7 +101,7 @@ def _drawing() -> Iterator[None]:
         import matplotlib
     except ImportError as error:
         raise MissingExtra("matplotlib", extra="demo") from error
-    paint = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), _PAGE)
+    paint = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), _TEXT)
     settings: Any = {
         **paint,
         "axes.edgecolor": _QUIET,
@@ -119,4 +125,6 @@ def _svg(figure: "Figure") -> str:
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(file, format="svg", transparent=True, metadata=nothing)
     text = file.getvalue()
-    return text[text.index("<svg") :].replace(_PAGE, "currentColor")
+    for drawn, of_page in _OF_PAGE.items():
+        text = text.replace(drawn, of_page)
+    return text[text.index("<svg") :]

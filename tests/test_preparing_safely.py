@@ -27,6 +27,13 @@ import sys
 from polyseme.text.preparing import prepare
 prepare(["text"], tokenizer="tokenizer", out="store", workers=int(sys.argv[1]), words=sys.argv[2])
 """
+COMMAND = """
+import sys
+from polyseme.cli import main
+words = ["prepare", "text", "--tokenizer", "tokenizer", "--out", "store"]
+if __name__ == "__main__":
+    sys.exit(main([*words, "--workers", sys.argv[1], "--words", sys.argv[2]]))
+"""
 PREPARE_ON_FULL_DISK = """
 import os
 from polyseme.text.preparing import prepare
@@ -49,14 +56,17 @@ def place(tmp_path: Path) -> Path:
 
 
 def _listen_to_interrupts() -> None:
-    """A program in the background of a script inherits that SIGINT is ignored, and would never stop."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """A program in the background of a script inherits that signals are ignored, and would never stop."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
-def start(place: Path, *, workers: int, words: str = "slow_cutter:cut") -> "subprocess.Popen[str]":
+def start(
+    place: Path, code: str = PREPARE, *, workers: int, words: str = "slow_cutter:cut"
+) -> "subprocess.Popen[str]":
     """`prepare` in a process group of its own."""
     return subprocess.Popen(
-        [sys.executable, "-c", PREPARE, str(workers), words],
+        [sys.executable, "-c", code, str(workers), words],
         cwd=place,
         env={**os.environ, "PYTHONPATH": str(place)},
         stderr=subprocess.PIPE,
@@ -66,7 +76,7 @@ def start(place: Path, *, workers: int, words: str = "slow_cutter:cut") -> "subp
     )
 
 
-def wait_until(true: Callable[[], object], *, seconds: float = 20) -> None:
+def wait_until(true: Callable[[], object], *, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "waited too long"
@@ -114,7 +124,7 @@ def test_a_killed_worker_ends_the_run_with_one_line_and_leaves_nothing(place: Pa
     process = start(place, workers=2)
     wait_until((place / "begun").exists)
     os.kill(workers_of(process)[0], signal.SIGKILL)
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert errors.splitlines()[-1].startswith(
         "polyseme.errors.PolysemeError: a worker process died (killed, or out of memory"
@@ -127,8 +137,27 @@ def test_an_interrupted_run_leaves_nothing(place: Path) -> None:
     process = start(place, workers=2)
     wait_until((place / "begun").exists)
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: to the whole group
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=120)
     assert errors.splitlines()[-1] == "KeyboardInterrupt"
+    wait_until(lambda: not members(process.pid))
+    assert sorted(path.name for path in place.iterdir() if path.name.startswith((".", "store"))) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("group", [True, False])
+def test_a_command_that_is_asked_to_end_leaves_nothing_and_says_so(
+    place: Path, number: signal.Signals, workers: int, group: bool
+) -> None:
+    process = start(place, COMMAND, workers=workers)
+    wait_until((place / "begun").exists)
+    if group:
+        os.killpg(process.pid, number)
+    else:
+        os.kill(process.pid, number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 128 + number
+    assert errors.splitlines()[-1] == f"polyseme: ended by {number.name}"
     wait_until(lambda: not members(process.pid))
     assert sorted(path.name for path in place.iterdir() if path.name.startswith((".", "store"))) == []
 

@@ -1,22 +1,35 @@
 """One command from its words to its exit status; every failure is one line on standard error."""
 
+import contextlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 
 from polyseme.cli.commands import UsageError, find, load, members, overview
 from polyseme.errors import PolysemeError
 
 REFUSED, BUG, INTERRUPTED, PIPE_CLOSED = 2, 70, 130, 141
+_ENDED_BY_SIGNAL = 128
+
+
+class Ended(BaseException):
+    """The process was asked to end; what was begun is cleared away on the way out."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """0, or the status of the failure: 2 the user can mend it, 70 we must, 130 interrupted."""
+    """0, or the status of the failure: 2 the user can mend it, 70 we must, 130 interrupted, 143 ended."""
     words, switches = _take_switches(list(sys.argv[1:] if arguments is None else arguments))
     traceback = "--traceback" in switches or os.environ.get("POLYSEME_TRACEBACK", "") not in ("", "0")
     try:
-        _dispatch(words, switches)
-        sys.stdout.flush()
+        with _asked_to_end():
+            _dispatch(words, switches)
+            sys.stdout.flush()
         return 0
     except UsageError as error:
         return _fail(f"{error} (see polyseme {error.command + ' ' if error.command else ''}--help)", REFUSED)
@@ -29,10 +42,40 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         print("polyseme: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except Ended as ended:
+        if traceback:
+            raise
+        print(f"polyseme: ended by {signal.Signals(ended.number).name}", file=sys.stderr)
+        return _ENDED_BY_SIGNAL + ended.number
     except Exception as error:
         if traceback:
             raise
         return _explain(error)
+
+
+@contextlib.contextmanager
+def _asked_to_end() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise `Ended`, once, instead of ending the process on the spot.
+
+    What somebody else set up for them (nohup, a program that calls `main`) stays as it is.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: object) -> None:
+        for known in ours:
+            signal.signal(known, signal.SIG_IGN)  # so that nothing disturbs the clearing away
+        raise Ended(number)
+
+    ours = [known for known in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(known) is signal.SIG_DFL]
+    for known in ours:
+        signal.signal(known, handle)
+    try:
+        yield
+    finally:
+        for known in ours:
+            signal.signal(known, signal.SIG_DFL)
 
 
 def _dispatch(words: list[str], switches: set[str]) -> None:

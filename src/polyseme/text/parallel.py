@@ -101,7 +101,8 @@ def _death_noticed() -> Iterator[None]:
 
 def _serve(connection: "Connection[Any, Any]", make: Callable[[], Callable[[Any], Any]]) -> None:
     """The life of one process: an item in, a result out, until the parent closes the pipe or dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which closes the pipe.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # It reaches the parent too, which closes the pipe.
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     # A thread empties the pipe at all times, so that parent and child never both wait to write.
     reader = threading.Thread(target=_take_in, args=(connection, inbox), daemon=True)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from polyseme.checkpoints.saving import save
     from polyseme.embedding.embedder import Embedder
     from polyseme.embedding.embedding import embed
+    from polyseme.evaluation.perplexity import perplexity
     from polyseme.inspection.masks import show_masks
     from polyseme.inspection.model import show_model
     from polyseme.inspection.store import show_store
@@ -36,6 +37,7 @@ __all__ = [
     "finetune",
     "learn_tokenizer",
     "load",
+    "perplexity",
     "predict",
     "prepare",
     "pretrain",
@@ -57,6 +59,7 @@ _MODULES = {
     "finetune": "polyseme.tasks.finetuning",
     "learn_tokenizer": "polyseme.text.tokenizer_learning",
     "load": "polyseme.checkpoints.loading",
+    "perplexity": "polyseme.evaluation.perplexity",
     "predict": "polyseme.tasks.predicting",
     "prepare": "polyseme.text.preparing",
     "pretrain": "polyseme.training.pretraining",

@@ -33,6 +33,9 @@ COMMANDS: dict[str, Command] = {
     "finetune": Command("polyseme.cli.finetune", "train a model for a task on labelled examples"),
     "predict": Command("polyseme.cli.predict", "answer with a fine-tuned model"),
     "evaluate": Command("polyseme.cli.evaluate", "score a fine-tuned model on labelled examples"),
+    "evaluate perplexity": Command(
+        "polyseme.cli.evaluate_perplexity", "how well a model predicts held-out text"
+    ),
     "show tokens": Command("polyseme.cli.show_tokens", "how a text is cut"),
     "show masks": Command("polyseme.cli.show_masks", "what an objective makes of a store"),
     "show model": Command("polyseme.cli.show_model", "a model's layers, parameter counts and scales"),

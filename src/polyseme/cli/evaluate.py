@@ -10,7 +10,10 @@ from polyseme.cli.tables import print_json, print_table
 
 
 class Options(Answering, frozen=True, kw_only=True):
-    """Score a fine-tuned model on a labelled file."""
+    """Score a fine-tuned model on a labelled file.
+
+    A pre-trained model and a text: polyseme evaluate perplexity.
+    """
 
     task: Positional[str]
     """classification."""

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 
-from polyseme.cli.commands import UsageError, find, load, members, overview
+from polyseme.cli.commands import COMMANDS, UsageError, find, load, members, overview
 from polyseme.errors import PolysemeError
 
 REFUSED, BUG, INTERRUPTED, PIPE_CLOSED = 2, 70, 130, 141
@@ -88,7 +88,7 @@ def _dispatch(words: list[str], switches: set[str]) -> None:
     if not words or words[0] in ("-h", "--help", "help"):
         print(overview())
         return
-    if members(words[0]) and words[1:2] in (["-h"], ["--help"]):
+    if words[0] not in COMMANDS and members(words[0]) and words[1:2] in (["-h"], ["--help"]):
         print(overview(words[0]))
         return
     name, rest = find(words)

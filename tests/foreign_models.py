@@ -1,12 +1,14 @@
 """Small random models of transformers, saved as folders, for the tests of checkpoints."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from polyseme.models.batch import Batch
 
@@ -29,6 +31,18 @@ SIZES = {
     "intermediate_size": 24,
     "max_position_embeddings": 20,
 }
+
+
+CLEAN = ("missing_keys", "unexpected_keys", "mismatched_keys")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Networks of this size only wait for a second thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def redraw(module: nn.Module, seed: int) -> None:
@@ -92,3 +106,18 @@ def inputs_of(batch: Batch) -> dict[str, torch.Tensor]:
     assert batch.attention_mask is not None
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask.long()}
     return inputs if batch.token_type_ids is None else inputs | {"token_type_ids": batch.token_type_ids}
+
+
+def assert_close(ours: Tensor, reference: Tensor) -> None:
+    assert ours.dtype == reference.dtype
+    bound = 1e-9 if ours.dtype == torch.float64 else 1e-5 * reference.abs().max().item()
+    assert (ours - reference).abs().max().item() <= bound
+
+
+def read_back(kind: str, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """The folder in transformers, where nothing may be missing or left over."""
+    import transformers
+
+    found, info = getattr(transformers, kind).from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    assert {key: list(info[key]) for key in CLEAN} == {key: [] for key in CLEAN}
+    return found.eval()

@@ -31,7 +31,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "attention": {"first_norm": False},
         "final_norm": True,
         "pooler": False,
-        "scaled_outputs": True,
+        "initial": {"scaled_outputs": True},
     },
 }
 

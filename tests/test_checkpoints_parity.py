@@ -1,14 +1,23 @@
 """Folders of transformers and ours hold the same models, in both directions."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from foreign_models import change_settings, foreign, foreign_folder, inputs_of, padded_batch
+from foreign_models import (
+    CLEAN,
+    assert_close,
+    change_settings,
+    foreign,
+    foreign_folder,
+    inputs_of,
+    one_thread,
+    padded_batch,
+    read_back,
+)
 from torch import Tensor
 
 from polyseme.checkpoints.loading import heads_in, load
@@ -22,8 +31,8 @@ from polyseme.text.tokenizer import Tokenizer
 
 transformers = pytest.importorskip("transformers")
 
+assert one_thread  # a fixture, used by every test here
 DTYPES = [torch.float32, torch.float64]
-CLEAN = {"missing_keys", "unexpected_keys", "mismatched_keys"}
 
 
 def bert_choices(seed: int) -> dict[str, Any]:
@@ -63,15 +72,6 @@ def modernbert_choices(seed: int) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Networks of this size only wait for a second thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 CASES = [("BertForPreTraining", bert_choices), ("ModernBertForMaskedLM", modernbert_choices)]
 
 
@@ -92,12 +92,6 @@ def exact_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "apply_rotary_pos_emb", turned_without_rounding)
 
 
-def assert_close(ours: Tensor, reference: Tensor) -> None:
-    assert ours.dtype == reference.dtype
-    bound = 1e-9 if ours.dtype == torch.float64 else 1e-5 * reference.abs().max().item()
-    assert (ours - reference).abs().max().item() <= bound
-
-
 def assert_agree(ours: Model, theirs: Any, batch: Batch) -> None:
     """The same logits of every head and the same states of every layer."""
     with torch.no_grad():
@@ -113,13 +107,6 @@ def assert_agree(ours: Model, theirs: Any, batch: Batch) -> None:
     assert len(states.layers) == len(expected.hidden_states)
     for our_layer, their_layer in zip(states.layers, expected.hidden_states, strict=True):
         assert_close(our_layer, their_layer)
-
-
-def read_back(kind: str, folder: Path, dtype: torch.dtype = torch.float32) -> Any:
-    """The folder in transformers, where nothing may be missing or left over."""
-    found, info = getattr(transformers, kind).from_pretrained(folder, dtype=dtype, output_loading_info=True)
-    assert {key: list(info[key]) for key in CLEAN} == {key: [] for key in CLEAN}
-    return found.eval()
 
 
 @pytest.mark.usefixtures("exact_reference")

@@ -311,11 +311,16 @@ def test_what_a_folder_cannot_say_is_refused_and_nothing_is_written(
     config = model.backbone.config
     three = Card(family="bert", labels=["a", "b", "c"])
     mean, pooler = ClassificationHead(config, 3, "mean"), ClassificationHead(config, 3, "pooler")
+    bent = ClassificationHead(config, 3, "pooler", "tanh")
     modern = load(modernbert)
     cases = [
         (
             Model(model.backbone, three, {"classification": mean}),
             "bert folder cannot say that its classifier pools by 'mean'; build the head with 'pooler'",
+        ),
+        (
+            Model(model.backbone, three, {"classification": bent}),
+            "bert folder cannot say that its classifier transforms by 'tanh'; build the head with 'none'",
         ),
         (
             Model(model.backbone, three, {"classification": pooler, "masked-lm": model.heads["masked-lm"]}),

@@ -16,9 +16,10 @@ from polyseme.checkpoints.formats import (
     format_of,
     read_config,
 )
+from polyseme.checkpoints.loading import build_head
+from polyseme.checkpoints.model import HEADS
 from polyseme.checkpoints.rules import Holding, Translation, Transposed
 from polyseme.errors import CheckpointError
-from polyseme.models.heads import ClassificationHead, MaskedLMHead, PairHead
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Transformer
 from polyseme.records import from_plain, nested
@@ -34,12 +35,8 @@ def names_of(format: Format) -> dict[str, tuple[int, ...]]:
     """Every parameter that a model of the family can have, biases included, with its shape."""
     config = config_of(format, bias=True)
     modules: dict[str, nn.Module] = {"": Transformer(config)}
-    built = {
-        "masked-lm": lambda: MaskedLMHead(config),
-        "next-sentence": lambda: PairHead(config),
-        "classification": lambda: ClassificationHead(config, 3, next(iter(format.poolings))),
-    }
-    modules |= {f"{head}.": make() for head, make in built.items() if head in format.rules}
+    reading = {"pooling": next(iter(format.poolings)), **format.classifier}
+    modules |= {f"{head}.": build_head(head, config, 3, reading) for head in HEADS if head in format.rules}
     return {
         prefix + name: tuple(tensor.shape)
         for prefix, module in modules.items()
@@ -136,7 +133,7 @@ def test_settings_come_back_unchanged(format: Format) -> None:
     for number, activation in enumerate(("gelu", "gelu_tanh", "relu", "silu")):
         config = config_of(
             format, activation=activation, dropout=0.1 * number, layer_norm_eps=1e-7, padding_id=number,
-            max_position_embeddings=99, initializer_range=0.5, attention_dropout=0.3,
+            max_position_embeddings=99, attention_dropout=0.3, **{"initial.range": 0.5},
         )  # fmt: skip
         plain = config_json(format, config)
         assert read_config(format, plain, where="here", pooler=config.pooler) == config

@@ -59,7 +59,7 @@ def test_a_classifier_that_pools_itself_agrees_with_its_reference(pooling: str) 
         )
     ).eval()
     redraw(reference, 0)
-    head = ClassificationHead(config, 3, pooling)
+    head = ClassificationHead(config, 3, pooling, "norm")
     ours = nn.ModuleDict({"backbone": Transformer(config), "head": head}).eval()
     translate(reference, ours, MODERNBERT | CLASSIFIER)
     ids = torch.randint(0, config.vocab_size, (3, 12))
@@ -79,7 +79,7 @@ def test_the_decoder_is_the_token_table_it_is_given() -> None:
 
 
 def test_a_classifier_refuses_a_pooling_its_model_does_not_have() -> None:
-    with pytest.raises(ValueError, match=r"no pooling 'max' of a classifier; choose pooler, first, mean"):
-        ClassificationHead(bert(), 2, "max")
+    with pytest.raises(ValueError, match=r"no pooling 'most' of a classifier; choose pooler, first"):
+        ClassificationHead(bert(), 2, "most")
     with pytest.raises(ValueError, match=r"'pooler' needs a model with a pooler; choose 'first' or 'mean'"):
         ClassificationHead(modernbert(), 2, "pooler")

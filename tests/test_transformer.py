@@ -15,6 +15,7 @@ from polyseme.models.heads import MaskedLMHead, PairHead
 from polyseme.models.transformer.config import (
     AttentionChoices,
     EmbeddingChoices,
+    InitialChoices,
     RotaryChoices,
     TransformerConfig,
 )
@@ -225,7 +226,7 @@ def modernbert(**changes: object) -> TransformerConfig:
         "pooler": False,
         "dropout": 0.0,
         "attention_dropout": 0.0,
-        "scaled_outputs": True,
+        "initial": InitialChoices(scaled_outputs=True),
     }
     return bert(**(choices | changes))
 
@@ -350,7 +351,10 @@ def test_a_row_that_is_too_long_is_refused() -> None:
             {"distinct_layers": 1, "norm_position": "before", "final_norm": True},
             r"distinct_layers 1 shares layers .*leave it out",
         ),
-        ({"scaled_outputs": True}, r"scaled_outputs .*set scaled_outputs to False"),
+        (
+            {"initial": InitialChoices(scaled_outputs=True)},
+            r"scaled_outputs .*set initial\.scaled_outputs",
+        ),
     ],
 )
 def test_a_wrong_choice_is_refused_with_value_rule_and_way_out(changes, message: str) -> None:

@@ -75,7 +75,7 @@ BERT = Format(
         "layer_norm_eps": "layer_norm_eps",
         "dropout": "hidden_dropout_prob",
         "attention_dropout": "attention_probs_dropout_prob",
-        "initializer_range": "initializer_range",
+        "initial.range": "initializer_range",
         "padding_id": "pad_token_id",
     },
     defaults={
@@ -102,6 +102,7 @@ BERT = Format(
     },
     written={"position_embedding_type": "absolute", "use_cache": True, "classifier_dropout": None},
     poolings={"pooler": {}},
+    classifier={"transform": "none"},
     read_more=_read_more,
     write_more=_write_more,
     ties={
@@ -111,5 +112,5 @@ BERT = Format(
     old_names=((".gamma", ".weight"), (".beta", ".bias")),
     buffers=("bert.embeddings.position_ids", "bert.embeddings.token_type_ids"),
     aside=("qa_outputs.",),
-    fresh_only=("scaled_outputs",),
+    fresh_only=("initial.scaled_outputs",),
 )

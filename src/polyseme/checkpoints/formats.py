@@ -59,6 +59,8 @@ class Format:
     """Keys of config.json that we always write."""
     poolings: Mapping[str, Any]
     """How a classifier pools, and what is written into config.json for it."""
+    classifier: Mapping[str, Any]
+    """What else `ClassificationHead` is told in this family: its transform, and whether it has a bias."""
     read_more: Callable[[dict[str, Any]], dict[str, Any]]
     """Further fields of `TransformerConfig`; raises `ValueError` for what we do not compute."""
     write_more: Callable[[TransformerConfig], dict[str, Any]]

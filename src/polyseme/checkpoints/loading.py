@@ -1,7 +1,9 @@
 """Model folders into memory: every tensor of the file used, every tensor of the model filled, or an error."""
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -13,7 +15,6 @@ from polyseme.checkpoints.hub import resolve
 from polyseme.checkpoints.model import HEADS, Card, Model
 from polyseme.checkpoints.source import Source
 from polyseme.errors import CheckpointError, SettingsError
-from polyseme.models.heads import ClassificationHead, MaskedLMHead, PairHead
 from polyseme.models.initialising import initialise
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Pooler, Transformer
@@ -70,9 +71,11 @@ def read_model(
     card = read_card(folder, source.plain, classes=classes)
     if "classification" in drawn:
         card = _with_labels(card, labels)
-    how = source.pooling() if classes is not None else pooling or next(iter(source.format.poolings))
+    how = None if classes is not None else pooling or next(iter(source.format.poolings))
+    reading_states = source.reading(how)
 
-    backbone, modules = _shapes(config, [head for head in HEADS if head in read], classes or 0, how, source)
+    stored_heads = [head for head in HEADS if head in read]
+    backbone, modules = _shapes(config, stored_heads, classes or 0, reading_states, source)
     wanted = {name: tensor for name, tensor in backbone.state_dict().items() if _is_read(name, read)}
     for head, module in modules.items():
         wanted |= {f"{head}.{name}": tensor for name, tensor in module.state_dict().items()}
@@ -89,20 +92,20 @@ def read_model(
         _fill(module, tensors, prefix=f"{head}.", of=module.state_dict())
     for head in HEADS:
         if head in drawn:
-            modules[head] = _head(head, config, len(labels), how).to(dtype)
+            modules[head] = build_head(head, config, len(labels), reading_states).to(dtype)
     for module in (backbone, *modules.values()):
         module.eval()
     return Model(backbone=backbone, heads=modules, tokenizer=_tokenizer(source, config), card=card), reading
 
 
 def _shapes(
-    config: TransformerConfig, heads: list[str], classes: int, pooling: str, source: Source
+    config: TransformerConfig, heads: list[str], classes: int, reading: dict[str, Any], source: Source
 ) -> tuple[Transformer, dict[str, nn.Module]]:
     """The modules without memory: a damaged file may claim any size, so shapes are compared first."""
     try:
         with torch.device("meta"):
             backbone = Transformer(config)
-            return backbone, {head: _head(head, config, classes, pooling) for head in heads}
+            return backbone, {head: build_head(head, config, classes, reading) for head in heads}
     except RuntimeError as error:
         raise CheckpointError(
             f"{source.folder}/config.json asks for sizes that no machine holds: hidden_size "
@@ -120,12 +123,12 @@ def _with_labels(card: Card, labels: Sequence[str]) -> Card:
     return msgspec.structs.replace(card, labels=list(labels), problem=card.problem or "single")
 
 
-def _head(name: str, config: TransformerConfig, classes: int, pooling: str) -> nn.Module:
-    if name == "masked-lm":
-        return MaskedLMHead(config)
-    if name == "next-sentence":
-        return PairHead(config)
-    return ClassificationHead(config, classes, pooling)
+def build_head(name: str, config: TransformerConfig, classes: int, reading: dict[str, Any]) -> nn.Module:
+    """A fresh head by its name; a classifier gives `classes` scores and reads the states by `reading`."""
+    module, _, kind = HEADS[name].partition(":")
+    build = getattr(import_module(module), kind)
+    head: nn.Module = build(config, classes, **reading) if name == "classification" else build(config)
+    return head
 
 
 def _fresh_pooler(config: TransformerConfig, dtype: torch.dtype) -> Pooler:

@@ -17,8 +17,15 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 
-HEADS = ("masked-lm", "next-sentence", "classification")
-"""The heads that a folder can hold, by the names they have in `Model.heads`."""
+HEADS = {
+    "masked-lm": "polyseme.models.heads:MaskedLMHead",
+    "next-sentence": "polyseme.models.heads:PairHead",
+    "classification": "polyseme.models.heads:ClassificationHead",
+}
+"""The heads that a folder can hold, by their names in `Model.heads`: import paths of their classes."""
+
+READ_POOLED = ("next-sentence", "classification")
+"""The heads that read what a pooler makes of the first state, in families that have one."""
 
 
 class Card(Record, frozen=True):

@@ -164,7 +164,7 @@ MODERNBERT = Format(
         "activation": "hidden_activation",
         "layer_norm_eps": "norm_eps",
         "attention_dropout": "attention_dropout",
-        "initializer_range": "initializer_range",
+        "initial.range": "initializer_range",
         "padding_id": "pad_token_id",
     },
     defaults={
@@ -187,7 +187,7 @@ MODERNBERT = Format(
         "positions": "rotary",
         "attention.first_norm": False,
         "final_norm": True,
-        "scaled_outputs": True,
+        "initial.scaled_outputs": True,
     },
     demanded={"decoder_bias": (True,), "rope_scaling": (None,)},
     written={
@@ -201,6 +201,7 @@ MODERNBERT = Format(
         "eos_token_id": None,
     },
     poolings={"first": {"classifier_pooling": "cls"}, "mean": {"classifier_pooling": "mean"}},
+    classifier={"transform": "norm"},
     read_more=_read_more,
     write_more=_write_more,
     ties={"decoder.weight": "model.embeddings.tok_embeddings.weight"},
@@ -210,5 +211,5 @@ MODERNBERT = Format(
         "sep_token_id": "separator",
         "eos_token_id": "separator",
     },
-    fresh_only=("scaled_outputs",),
+    fresh_only=("initial.scaled_outputs",),
 )

@@ -88,6 +88,11 @@ def _pooling(head: ClassificationHead, format: Format) -> dict[str, Any]:
             f"a {format.family} folder cannot say that its classifier pools by {head.pooling!r}; "
             f"build the head with {' or '.join(map(repr, format.poolings))}"
         )
+    if head.kind != format.classifier["transform"]:
+        raise CheckpointError(
+            f"a {format.family} folder cannot say that its classifier transforms by {head.kind!r}; "
+            f"build the head with {format.classifier['transform']!r}"
+        )
     written: dict[str, Any] = format.poolings[head.pooling]
     return written
 

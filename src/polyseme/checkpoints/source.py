@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from polyseme.checkpoints.filling import parts_in, standard_names
 from polyseme.checkpoints.formats import format_of, read_config
 from polyseme.checkpoints.json_files import read_object
-from polyseme.checkpoints.model import HEADS
+from polyseme.checkpoints.model import HEADS, READ_POOLED
 from polyseme.checkpoints.sentence_transformers import transformer_folder
 from polyseme.checkpoints.weights import open_weights
 from polyseme.errors import CheckpointError, SettingsError
@@ -52,7 +53,7 @@ class Source:
         return self._with_pooler(read, drawn), drawn
 
     def _with_pooler(self, read: set[str], drawn: set[str]) -> set[str]:
-        needs = sorted({*read, *drawn} & {"next-sentence", "classification"})
+        needs = sorted({*read, *drawn}.intersection(READ_POOLED))
         if needs and self.format.rules["pooler"] and "pooler" not in {*read, *drawn}:
             raise CheckpointError(
                 f"{self.folder} has no pooler, which {needs[0]} reads; "
@@ -74,8 +75,14 @@ class Source:
         shape = self.stored[self.format.marks["classification"]].shape
         return shape[0] if shape else 0
 
-    def pooling(self) -> str:
-        """How the stored classifier pools."""
+    def reading(self, pooling: str | None = None) -> dict[str, Any]:
+        """How a classifier of the family reads the states: keywords of `ClassificationHead`.
+
+        It pools by `pooling`, or else as the stored one does.
+        """
+        return {"pooling": pooling or self._pooling(), **self.format.classifier}
+
+    def _pooling(self) -> str:
         for how, written in self.format.poolings.items():
             if all(self.plain.get(key, value) == value for key, value in written.items()):
                 return how

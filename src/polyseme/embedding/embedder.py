@@ -167,11 +167,13 @@ class Embedder:
             for number, row_states, row_own in zip(numbers, states.float(), own, strict=True):
                 of_rows[number] = row_states[row_own].cpu().numpy()
         joined = [of_rows[start:stop] for start, stop in _runs(rows, len(ids))]
-        return [np.concatenate(parts)[1:-1] for parts in joined]
+        before, after = len(self.tokenizer.frame.before), len(self.tokenizer.frame.after)
+        whole = [np.concatenate(parts) for parts in joined]
+        return [states[before : len(states) - after] for states in whole]
 
     def _rows(self, ids: Sequence[NDArray[np.int32]]) -> list[_Row]:
         """Each text as one row, or as several windows that lie together."""
-        room = self.max_length - 2
+        room = self.max_length - self.tokenizer.frame.size
         self._say_cut(sum(len(of_text) > room for of_text in ids), len(ids))
         return [
             row
@@ -180,14 +182,14 @@ class Embedder:
         ]
 
     def _rows_of(self, text: int, ids: NDArray[np.int32]) -> Iterator[_Row]:
-        size = self.max_length - 2
-        first, separator = [self.tokenizer.first_id], [self.tokenizer.separator_id]
+        frame = self.tokenizer.frame
+        size, before = self.max_length - frame.size, len(frame.before)
         for window in windows(len(ids), size=size, overlap=size // 4):
             # Behind [CLS] everything moves on by one; the text's first [CLS] and its last [SEP] count too.
-            begin = 0 if window.own_start == 0 else window.own_start - window.start + 1
-            end = window.own_stop - window.start + (2 if window.own_stop == len(ids) else 1)
-            input_ids = np.concatenate([first, ids[window.start : window.stop], separator]).astype(np.int32)
-            yield _Row(text, input_ids, slice(begin, end))
+            begin = 0 if window.own_start == 0 else window.own_start - window.start + before
+            end = window.own_stop - window.start + before
+            end += len(frame.after) if window.own_stop == len(ids) else 0
+            yield _Row(text, frame.single(ids[window.start : window.stop]), slice(begin, end))
 
     def _run(self, rows: Sequence[_Row]) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor, Tensor | None]]:
         """Batch by batch: row numbers, chosen states, which positions count, pooled states."""

@@ -43,12 +43,12 @@ class MaskedScorer(Scorer):
             yield self._asked([views[n] for n in view_of[numbers]], place_of[numbers])
 
     def _views(self, text: TokenizedText) -> Iterator[_View]:
-        size = self.max_length - 2
-        first, separator = [self.tokenizer.first_id], [self.tokenizer.separator_id]
+        frame = self.tokenizer.frame
+        size = self.max_length - frame.size
         for window in windows(len(text.ids), size=size, overlap=size // 4):
             inside = slice(window.start, window.stop)
             yield _View(
-                np.concatenate([first, text.ids[inside], separator]).astype(np.int32),
+                frame.single(text.ids[inside]),
                 text.words[inside],
                 range(window.own_start - window.start, window.own_stop - window.start),
             )
@@ -57,11 +57,12 @@ class MaskedScorer(Scorer):
         """−log p of one token of each view, the one at its place."""
         rows = [view.input_ids for view in views]
         matrix, real = pad(rows, padding=self.tokenizer.padding_id, most=self.positions)
-        asked = np.arange(len(views)), places + 1  # behind the first special token
+        before = len(self.tokenizer.frame.before)
+        asked = np.arange(len(views)), places + before
         wanted = matrix[asked]
         matrix[asked] = self.tokenizer.mask_id
         if self.settings.hide == "rest-of-word":
             for row, (view, place) in enumerate(zip(views, places.tolist(), strict=True)):
                 later = np.flatnonzero(view.words[place + 1 :] == view.words[place])
-                matrix[row, place + 2 + later] = self.tokenizer.mask_id
+                matrix[row, place + before + 1 + later] = self.tokenizer.mask_id
         return self.costs(matrix, real, places=np.ravel_multi_index(asked, matrix.shape), wanted=wanted)

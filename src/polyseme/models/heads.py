@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from polyseme.models.activations import ACTIVATIONS
 from polyseme.models.batch import States
 from polyseme.models.initialising import initialise
-from polyseme.models.pooling import pool
+from polyseme.models.pooling import POOLINGS, pool
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.embeddings import norm
 
@@ -50,59 +50,75 @@ class PairHead(nn.Module):
 
 
 class ClassificationHead(nn.Module):
-    """A text's states to one score a class, through the backbone's pooler or a head of its own.
+    """A text's states to one score a class.
 
-    `pooling` is `pooler` (BERT: what the backbone has pooled, dropout, dense), `first` or `mean`
-    (ModernBERT: pooled here, then dense, activation and norm, dropout, dense).
+    `pooling` is `pooler` (what the backbone has pooled) or a way of pooling the last states; `transform`
+    what a published family does with that before the scores: a dense layer and `tanh` (RoBERTa, XLNet),
+    `gelu` (ELECTRA), `relu` (DistilBERT), or the configuration's activation and a norm (ModernBERT).
     """
 
-    def __init__(self, config: TransformerConfig, num_labels: int, pooling: str) -> None:
+    def __init__(
+        self,
+        config: TransformerConfig,
+        num_labels: int,
+        pooling: str,
+        transform: str = "none",
+        *,
+        bias: bool = True,
+    ) -> None:
         super().__init__()
-        if pooling not in READERS:
-            raise ValueError(f"there is no pooling {pooling!r} of a classifier; choose {', '.join(READERS)}")
+        if pooling != "pooler" and pooling not in POOLINGS:
+            known = ", ".join(["pooler", *POOLINGS])
+            raise ValueError(f"there is no pooling {pooling!r} of a classifier; choose {known}")
         if pooling == "pooler" and not config.pooler:
             raise ValueError("pooling 'pooler' needs a model with a pooler; choose 'first' or 'mean'")
-        self.pooling = pooling
-        self.transform = READERS[pooling](config, pooling)
+        self.pooling, self.kind = pooling, transform
+        self.transform = TRANSFORMS[transform](config)
         self.dropout = nn.Dropout(config.dropout)
-        self.dense = nn.Linear(config.hidden_size, num_labels)
+        self.dense = nn.Linear(config.hidden_size, num_labels, bias=bias)
         initialise(self, config)
 
     def forward(self, states: States, attention_mask: Tensor | None) -> Tensor:
         """`[batch, num_labels]`"""
-        logits: Tensor = self.dense(self.dropout(self.transform(states, attention_mask)))
+        pooled = (
+            states.pooled if self.pooling == "pooler" else pool(states.last, attention_mask, self.pooling)
+        )  # [batch, hidden_size]
+        logits: Tensor = self.dense(self.dropout(self.transform(pooled)))
         return logits
 
 
-class ReadPooled(nn.Module):
-    """What the backbone has pooled, as it is."""
+class DenseAndBend(nn.Module):
+    """Dropout, a dense layer, and a bend that the family always has."""
 
-    def __init__(self, config: TransformerConfig, pooling: str) -> None:
+    def __init__(self, config: TransformerConfig, bend: nn.Module) -> None:
         super().__init__()
+        self.dropout = nn.Dropout(config.dropout)
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.bend = bend
 
-    def forward(self, states: States, attention_mask: Tensor | None) -> Tensor:
-        assert states.pooled is not None
-        return states.pooled
+    def forward(self, pooled: Tensor) -> Tensor:
+        transformed: Tensor = self.bend(self.dense(self.dropout(pooled)))
+        return transformed
 
 
-class PoolAndTransform(nn.Module):
-    """The last states pooled, then dense, activation and norm."""
+class DenseAndNorm(nn.Module):
+    """A dense layer, the configuration's activation, and a norm."""
 
-    def __init__(self, config: TransformerConfig, pooling: str) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.pooling = pooling
         self.dense = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
         self.activation = ACTIVATIONS[config.activation]()
         self.norm = norm(config)
 
-    def forward(self, states: States, attention_mask: Tensor | None) -> Tensor:
-        pooled = pool(states.last, attention_mask, self.pooling)
+    def forward(self, pooled: Tensor) -> Tensor:
         transformed: Tensor = self.norm(self.activation(self.dense(pooled)))
         return transformed
 
 
-READERS: dict[str, Callable[[TransformerConfig, str], nn.Module]] = {
-    "pooler": ReadPooled,
-    "first": PoolAndTransform,
-    "mean": PoolAndTransform,
+TRANSFORMS: dict[str, Callable[[TransformerConfig], nn.Module]] = {
+    "none": lambda config: nn.Identity(),
+    "norm": DenseAndNorm,
+    "tanh": lambda config: DenseAndBend(config, nn.Tanh()),
+    "gelu": lambda config: DenseAndBend(config, nn.GELU()),
+    "relu": lambda config: DenseAndBend(config, nn.ReLU()),
 }

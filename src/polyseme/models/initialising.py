@@ -17,10 +17,11 @@ def initialise(module: nn.Module, config: TransformerConfig) -> None:
     With `scaled_outputs`, what writes to the residual sum starts smaller by √(2 · num_layers)
     (Radford et al. 2019, section 2.3), so that the sum's variance does not grow with depth.
     """
-    narrow = config.initializer_range / math.sqrt(2 * config.num_layers) if config.scaled_outputs else None
+    wide = config.initial.range
+    narrow = wide / math.sqrt(2 * config.num_layers) if config.initial.scaled_outputs else None
     for name, parameter in module.named_parameters():
         if parameter.dim() == 1:
             nn.init.constant_(parameter, 1.0 if name.endswith("norm.weight") else 0.0)
         else:
-            std = narrow if narrow and _RESIDUAL_OUTPUT.search(name) else config.initializer_range
+            std = narrow if narrow and _RESIDUAL_OUTPUT.search(name) else wide
             nn.init.trunc_normal_(parameter, std=std, a=-2 * std, b=2 * std)

@@ -30,6 +30,9 @@ class Objective(nn.Module):
     corruption: Corruption
     heads: nn.ModuleDict
     """By the names under which checkpoints know them."""
+    vocabulary: str | None = None
+    """The part of the loss that is a cross-entropy over the vocabulary, where there is one: what word
+    frequencies alone would score can be said of it."""
 
     def forward(self, backbone: nn.Module, batch: Batch) -> Loss:
         """The loss of one pass of the backbone over the batch."""

@@ -170,6 +170,7 @@ class MaskedLM(Objective):
     """The device's half: only the hidden positions reach the vocabulary."""
 
     Settings = MaskedLMSettings
+    vocabulary = "masked-lm"
 
     def __init__(self, settings: MaskedLMSettings, config: TransformerConfig, store: Store) -> None:
         super().__init__()

@@ -1,8 +1,7 @@
 """Classification: a text, or a pair of texts, gets one label of several, or any number of them."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,8 +84,7 @@ class Classification:
             first, second = tokenizer.encode_batch([example.text, example.pair])
             return [_pair_row(first, second, label, tokenizer, max_length)]
         (ids,) = tokenizer.encode_batch([example.text])
-        size = max_length - 2
-        wrap = partial(_wrapped, tokenizer=tokenizer)
+        size, wrap = max_length - tokenizer.frame.size, tokenizer.frame.single
         if self.settings.long_texts == "windows":
             cut = windows(len(ids), size=size, overlap=size // 4)
             return [Row(wrap(ids[window.start : window.stop]), label=label) for window in cut]
@@ -104,10 +102,15 @@ class Classification:
         return chosen
 
     def build(
-        self, backbone: Transformer, inventory: Inventory, *, pooling: str, head: nn.Module | None = None
+        self,
+        backbone: Transformer,
+        inventory: Inventory,
+        *,
+        reading: Mapping[str, Any],
+        head: nn.Module | None = None,
     ) -> "Classifier":
         """The network with the given head, or with a fresh one from torch's global generator."""
-        head = head or ClassificationHead(backbone.config, len(inventory.labels), pooling)
+        head = head or ClassificationHead(backbone.config, len(inventory.labels), **reading)
         return Classifier(backbone, head, self.settings)
 
     def decode(
@@ -214,10 +217,6 @@ def _given_and_true(
     return [answer.labels for answer in answers], [example.labels or () for example in examples]
 
 
-def _wrapped(ids: NDArray[np.int32], *, tokenizer: Tokenizer) -> NDArray[np.int32]:
-    return np.concatenate([[tokenizer.first_id], ids, [tokenizer.separator_id]]).astype(np.int32)
-
-
 def _pair_row(
     first: NDArray[np.int32],
     second: NDArray[np.int32],
@@ -225,11 +224,9 @@ def _pair_row(
     tokenizer: Tokenizer,
     max_length: int,
 ) -> Row:
-    room = max_length - 3
+    room = max_length - tokenizer.frame.pair_size
     keep_first = max(room - len(second), min(len(first), (room + 1) // 2))
     keep_second = max(room - len(first), min(len(second), room // 2))
     cut = max(len(first) - keep_first, 0) + max(len(second) - keep_second, 0)
-    begin = _wrapped(first[:keep_first], tokenizer=tokenizer)
-    end = np.append(second[:keep_second], tokenizer.separator_id).astype(np.int32)
-    types = np.repeat(np.array([0, 1], dtype=np.int32), [len(begin), len(end)])
-    return Row(np.concatenate([begin, end]), types, label, cut)
+    input_ids, types = tokenizer.frame.pair(first[:keep_first], second[:keep_second])
+    return Row(input_ids, types, label, cut)

@@ -141,9 +141,10 @@ class _Finetuning:
         if self.base.tokenizer is None:
             raise CheckpointError(f"{self.source} has no tokenizer, so it cannot read text")
         self.tokenizer: Tokenizer = self.base.tokenizer
-        poolings = format_of(self.base.card.family).poolings
-        self.pooling = task.pooling(self.base.backbone.config, poolings)
-        self.config = _changed(self.base.backbone.config, settings, pooler=self.pooling == "pooler")
+        format = format_of(self.base.card.family)
+        pooling = task.pooling(self.base.backbone.config, format.poolings)
+        self.reading = {"pooling": pooling, **format.classifier}
+        self.config = _changed(self.base.backbone.config, settings, pooler=pooling == "pooler")
         self.max_length = min(settings.max_length or 2**31, self.config.max_position_embeddings)
 
     def read(self, train: Path, dev: Path, test: Path | None) -> dict[str, _Data]:
@@ -235,7 +236,7 @@ class _Finetuning:
         if not self.settings.fresh:
             # A pooler that the model lacks stays as it was drawn.
             backbone.load_state_dict({**backbone.state_dict(), **self.base.backbone.state_dict()})
-        module = self.task.build(backbone, self.inventory, pooling=self.pooling)
+        module = self.task.build(backbone, self.inventory, reading=self.reading)
         module.to(self.device)
         return module
 

@@ -50,7 +50,7 @@ class Answerer:
         positions = model.backbone.config.max_position_embeddings
         self._max_length = min(made.get("max_length") or positions, positions)
         head = model.heads[self.task.head_name]
-        self._module = self.task.build(model.backbone, self._inventory, pooling="", head=head)
+        self._module = self.task.build(model.backbone, self._inventory, reading={}, head=head)
         self._module.to(self._device)
         self._cut = self._read = 0
 

@@ -97,9 +97,14 @@ class Task(Protocol[E, A]):
         """How the head reads a network, among what its folder can say."""
 
     def build(
-        self, backbone: Transformer, inventory: Inventory, *, pooling: str, head: nn.Module | None = None
+        self,
+        backbone: Transformer,
+        inventory: Inventory,
+        *,
+        reading: Mapping[str, Any],
+        head: nn.Module | None = None,
     ) -> TaskModule:
-        """The network of the task, with the given head or a fresh one."""
+        """The network of the task, with the given head or a fresh one that is told `reading`."""
 
     def decode(
         self, outputs: Sequence[NDArray[np.float32]], examples: Sequence[E], inventory: Inventory

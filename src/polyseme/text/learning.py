@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 
 import tokenizers
@@ -12,6 +12,7 @@ from polyseme import progress
 from polyseme.errors import DataError
 from polyseme.records import Record
 from polyseme.text.counting import count_words
+from polyseme.text.frames import FRAMES, FrameName
 from polyseme.text.merges import Merge, learn_merges, tokens_of
 from polyseme.text.pipelines import (
     Kind,
@@ -49,22 +50,27 @@ class LearningSettings(Record, frozen=True, kw_only=True):
     max_words: int = 1_000_000
     """How many distinct words are counted at a time; the rarest are forgotten when there are more."""
     padding_token: str = "[PAD]"
-    """What fills a row up."""
+    """What fills a row up; an empty word for none, as for each of the four below."""
     unknown_token: str = "[UNK]"
-    """What stands for a character that the vocabulary lacks."""
+    """What stands for a character that the vocabulary lacks; only byte-bpe can do without."""
     first_token: str = "[CLS]"
     """What stands before a text."""
     separator_token: str = "[SEP]"
     """What stands after each text of a row."""
     mask_token: str = "[MASK]"
     """What stands for a hidden token."""
+    frame: FrameName = "around"
+    """Where they stand: around ([CLS] A [SEP], as BERT), doubled (<s> A </s></s> B </s>, RoBERTa), behind
+    (A [SEP] [CLS], XLNet), end (A </s>, T5), or none (GPT)."""
 
     def __post_init__(self) -> None:
         tokens = list(self.special_tokens.values())
-        if len(set(tokens)) < len(tokens) or not all(token.strip() == token != "" for token in tokens):
-            raise ValueError(
-                f"the special tokens must differ, not be empty, and have no blanks around, got {tokens}"
-            )
+        if len(set(tokens)) < len(tokens) or not all(token.strip() == token for token in tokens):
+            raise ValueError(f"the special tokens must differ and have no blanks around, got {tokens}")
+        if not self.unknown_token and self.kind != "byte-bpe":
+            raise ValueError(f"{self.kind} needs an unknown_token; only byte-bpe can spell every text")
+        for role in sorted({*chain(*FRAMES[self.frame])} - self.special_tokens.keys()):
+            raise ValueError(f"frame {self.frame!r} needs a {role}_token; name it, or choose frame none")
         for name in ("min_count", "max_words"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -77,14 +83,9 @@ class LearningSettings(Record, frozen=True, kw_only=True):
 
     @property
     def special_tokens(self) -> dict[str, str]:
-        """Role to token, in the order of their ids."""
-        return {
-            "padding": self.padding_token,
-            "unknown": self.unknown_token,
-            "first": self.first_token,
-            "separator": self.separator_token,
-            "mask": self.mask_token,
-        }
+        """Role to token, in the order of their ids; those that are absent are left out."""
+        roles = ("padding", "unknown", "first", "separator", "mask")
+        return {role: token for role in roles if (token := getattr(self, f"{role}_token"))}
 
 
 def learn(texts: Iterable[str], settings: LearningSettings | None = None) -> Tokenizer:
@@ -111,7 +112,8 @@ def learn(texts: Iterable[str], settings: LearningSettings | None = None) -> Tok
         )
     ids = {token: index for index, token in enumerate(dict.fromkeys([*special.values(), *learned]))}
     model = _model(kind, ids, rest, unknown=settings.unknown_token)
-    return Tokenizer(definition(kind, model, roles=special, ids=ids, normalizer=rules), special)
+    whole = definition(kind, model, roles=special, ids=ids, normalizer=rules, frame=settings.frame)
+    return Tokenizer(whole, special)
 
 
 def _count(texts: Iterable[str], rules: dict[str, Any], settings: LearningSettings) -> Words:

@@ -4,6 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from polyseme.text.frames import FRAMES, FrameName
+
 Kind = Literal["wordpiece", "bpe", "byte-bpe", "unigram", "characters", "words"]
 Definition = dict[str, Any]
 """The content of a `tokenizer.json`."""
@@ -66,6 +68,7 @@ def definition(
     roles: Mapping[str, str],
     ids: Mapping[str, int],
     normalizer: dict[str, Any] | None,
+    frame: FrameName = "around",
 ) -> Definition:
     """A whole `tokenizer.json` with the special tokens `roles` (role to token) at their `ids`."""
     return {
@@ -86,7 +89,7 @@ def definition(
         ],
         "normalizer": normalizer,
         "pre_tokenizer": PRE_TOKENIZERS[kind],
-        "post_processor": _framed(roles, ids),
+        "post_processor": _framed(roles, ids, frame),
         "decoder": DECODERS[kind],
         "model": model,
     }
@@ -152,24 +155,46 @@ def kind_of(definition: Definition) -> Kind:
     return kinds[name]
 
 
-def _framed(roles: Mapping[str, str], ids: Mapping[str, int]) -> dict[str, Any] | None:
-    """The first token before a text, and the separator after each text of a pair."""
-    if "first" not in roles or "separator" not in roles:
+def _framed(roles: Mapping[str, str], ids: Mapping[str, int], frame: FrameName) -> dict[str, Any] | None:
+    """The special tokens around a text and a pair; none where the tokenizer lacks one of them."""
+    before, between, after = FRAMES[frame]
+    used = sorted({*before, *between, *after})
+    if not used or not roles.keys() >= set(used):
         return None
-    first, separator = roles["first"], roles["separator"]
 
-    def special(token: str, segment: int) -> dict[str, Any]:
-        return {"SpecialToken": {"id": token, "type_id": segment}}
+    def special(of_roles: Sequence[str], segment: int) -> list[dict[str, Any]]:
+        return [{"SpecialToken": {"id": roles[role], "type_id": segment}} for role in of_roles]
 
     def text(name: str, segment: int) -> dict[str, Any]:
         return {"Sequence": {"id": name, "type_id": segment}}
 
-    single = [special(first, 0), text("A", 0), special(separator, 0)]
+    first, second, end = SEGMENTS[frame]
+
+    def ending(segment: int) -> list[dict[str, Any]]:
+        return [*special(after[:-1], segment), *special(after[-1:], segment if end is None else end)]
+
     return {
         "type": "TemplateProcessing",
-        "single": single,
-        "pair": [*single, text("B", 1), special(separator, 1)],
+        "single": [*special(before, 0), text("A", 0), *ending(0)],
+        "pair": [
+            *special(before, 0),
+            text("A", first),
+            *special(between, first),
+            text("B", second),
+            *ending(second),
+        ],
         "special_tokens": {
-            token: {"id": token, "ids": [ids[token]], "tokens": [token]} for token in (first, separator)
+            roles[role]: {"id": roles[role], "ids": [ids[roles[role]]], "tokens": [roles[role]]}
+            for role in used
         },
     }
+
+
+SEGMENTS: dict[FrameName, tuple[int, int, int | None]] = {
+    "around": (0, 1, None),
+    "doubled": (0, 0, None),
+    "behind": (0, 1, 2),
+    "end": (0, 0, None),
+    "none": (0, 0, None),
+}
+"""The segments of the two texts of a pair, and that of the very last token where it has one of its own."""

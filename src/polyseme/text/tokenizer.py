@@ -13,6 +13,7 @@ from polyseme.errors import CheckpointError, SettingsError
 from polyseme.files import write_whole
 from polyseme.text.codepoints import codepoints, pieces, plain_word_starts, visible
 from polyseme.text.encoded import Encoded, Int32s, Int64s
+from polyseme.text.frames import Frame, frame_of
 from polyseme.text.memo import Memo
 from polyseme.text.pipelines import Definition, Kind, kind_of
 from polyseme.text.table import TablePath, suits
@@ -41,6 +42,8 @@ class Tokenizer:
     special_tokens: dict[str, str]
     """Role (padding, unknown, first, separator, mask) to token, as far as the tokenizer has them."""
     special_ids: frozenset[int]
+    frame: Frame
+    """What stands around a text and between two, by this tokenizer's own rules."""
 
     def __init__(
         self, definition: Definition, roles: Mapping[str, str], *, where: str = "the tokenizer"
@@ -62,6 +65,7 @@ class Tokenizer:
         self._roles = {role: ids[token] for role, token in roles.items()}
         self.special_ids = frozenset([*self._roles.values(), *(ids[token] for token in special)])
         self._forbidden = self.special_ids - {self._roles.get("unknown", -1)}
+        self.frame = frame_of(self._pipeline)
         self._memo = Memo(self._encode_plain)
         self._table = (
             TablePath(self._pipeline, definition, self._memo, forbidden=self._forbidden)

@@ -208,9 +208,10 @@ class _Run:
         self.unigram = unigram_level(self.store, batches)
         self.journal.write(kind="held-out", step=done, parts=self.figures, unigram=self.unigram)
         line = ", ".join(f"{name} {value:.3f}" for name, value in self.figures.items())
-        if self.unigram is not None and (masked := self.figures.get("masked-lm")) is not None:
+        if self.unigram is not None and self.objective.vocabulary is not None:
+            reached = self.figures[self.objective.vocabulary]
             line += f" (word frequencies alone: {self.unigram:.3f}"
-            line += "; still on that plateau)" if masked > self.unigram - _PLATEAU else ")"
+            line += "; still on that plateau)" if reached > self.unigram - _PLATEAU else ")"
         self.bar.note(f"step {done}: held-out {line}")
 
     def _batches(self, first: int, stack: ExitStack) -> Iterator[Batch]:

@@ -94,6 +94,19 @@ class AttentionChoices(Record, frozen=True):
             )
 
 
+class InitialChoices(Record, frozen=True):
+    """What fresh weights are drawn from."""
+
+    range: float = 0.02
+    """Standard deviation of matrices and tables, a normal distribution cut off at twice this value."""
+    scaled_outputs: bool = False
+    """Whether the matrices that write to the residual sum are divided by √(2 · num_layers)."""
+
+    def __post_init__(self) -> None:
+        if not self.range > 0:
+            raise ValueError(f"initial.range must be above 0, got {self.range}")
+
+
 class TransformerConfig(Record, frozen=True):
     """The choices of one transformer. The defaults are those of BERT-base.
 
@@ -141,10 +154,7 @@ class TransformerConfig(Record, frozen=True):
     """Share of the numbers dropped from the embeddings and from each sublayer's output in training."""
     attention_dropout: float = 0.1
     """Share of the attention probabilities dropped in training."""
-    initializer_range: float = 0.02
-    """Standard deviation of fresh matrices, a normal distribution cut off at twice this value."""
-    scaled_outputs: bool = False
-    """Whether the fresh matrices that write to the residual sum are divided by √(2 · num_layers)."""
+    initial: InitialChoices = InitialChoices()
     padding_id: int = 0
     """The token that fills a row up."""
 
@@ -164,9 +174,8 @@ class TransformerConfig(Record, frozen=True):
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
-        for name in ("layer_norm_eps", "initializer_range"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
+        if not self.layer_norm_eps > 0:
+            raise ValueError(f"layer_norm_eps must be above 0, got {self.layer_norm_eps}")
         if not 0 <= self.padding_id < self.vocab_size:
             raise ValueError(
                 f"padding_id must be one of the {self.vocab_size} tokens of vocab_size, got {self.padding_id}"
@@ -217,10 +226,10 @@ class TransformerConfig(Record, frozen=True):
                 f"distinct_layers {self.distinct_layers} shares layers that are all alike, with norms after "
                 "and without windows; leave it out, or choose those"
             )
-        if self.scaled_outputs and self.norm_position == "after":
+        if self.initial.scaled_outputs and self.norm_position == "after":
             raise ValueError(
-                "scaled_outputs keeps a residual sum from growing, and with norm_position 'after' every "
-                "sum is normalised; set scaled_outputs to False"
+                "initial.scaled_outputs keeps a residual sum from growing, and with norm_position 'after' "
+                "every sum is normalised; set initial.scaled_outputs to False"
             )
 
     @property

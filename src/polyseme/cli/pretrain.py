@@ -28,7 +28,8 @@ def run(options: Options) -> None:
     outcome = pretrain(**by_name(options))
     line = f"{outcome.folder}: {outcome.steps:,} steps"
     if outcome.losses:
-        line += "; held-out " + ", ".join(f"{name} {value:.3f}" for name, value in outcome.losses.items())
+        figures = outcome.losses | outcome.measures
+        line += "; held-out " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
     if outcome.unigram is not None:
         line += f" (word frequencies alone: {outcome.unigram:.3f})"
     print(line if outcome.finished else f"{line}; stopped, the same command goes on")

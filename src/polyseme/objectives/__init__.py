@@ -3,5 +3,6 @@
 OBJECTIVES: dict[str, str] = {
     "masked-lm": "polyseme.objectives.masked_lm:MaskedLM",
     "next-sentence": "polyseme.objectives.next_sentence:NextSentence",
+    "replaced-token": "polyseme.objectives.replaced_token:ReplacedToken",
 }
 """Import paths, so that help and recipes never load torch."""

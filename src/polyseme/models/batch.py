@@ -28,7 +28,7 @@ class Batch:
     labels: Tensor | None = None
     """What to predict: `[predictions]` beside `predicted`; of whole texts `[batch]` or `[batch, classes]`."""
     lots: Tensor | None = None
-    """A number in [0, 1) for each position to predict, where a guess is to be drawn there: `[predictions]`."""
+    """A number in [0, 1) for each position to predict, where a guess is drawn there: `[predictions]`."""
     pair_labels: Tensor | None = None
     """Of a pair of segments (next sentence: 0 follows, 1 random): `[batch]`."""
 

@@ -37,7 +37,7 @@ def provide(
     read: dict[str, str] = {}
     try:
         for name, place in objective.places().items():
-            folder = place.folder or _beside(from_model, name)
+            folder = place.folder or (None if place.required else _beside(from_model, name))
             if folder is None and place.required:
                 raise SettingsError(
                     f"the objective learns from a {name}, and none is named; pass "

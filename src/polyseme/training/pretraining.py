@@ -227,12 +227,12 @@ class _Run:
         )
         torch.set_rng_state(generator)
         self.measures = decisions.measures()
-        self.unigram = unigram_level(self.store, batches)
+        self.unigram = unigram_level(self.store, batches) if self.objective.vocabulary else None
         self.journal.write(
             kind="held-out", step=done, parts=self.figures, measures=self.measures, unigram=self.unigram
         )
         line = ", ".join(f"{name} {value:.3f}" for name, value in (self.figures | self.measures).items())
-        if self.unigram is not None and self.objective.vocabulary is not None:
+        if self.unigram is not None and self.objective.vocabulary:
             reached = self.figures[self.objective.vocabulary]
             line += f" (word frequencies alone: {self.unigram:.3f}"
             line += "; still on that plateau)" if reached > self.unigram - _PLATEAU else ")"

@@ -44,7 +44,7 @@ def pair(store: Store, **settings: object) -> tuple[Transformer, ReplacedToken]:
     torch.manual_seed(0)
     backbone = Transformer(config(store))
     objective = ReplacedToken(ReplacedTokenSettings(**settings), backbone.config, store)  # type: ignore[arg-type]
-    objective.join(backbone)
+    objective.join(backbone, fresh=True)
     return backbone, objective
 
 
@@ -209,13 +209,13 @@ def test_the_generator_has_a_share_of_the_sizes_and_all_of_the_depth(store: Stor
 def test_a_generator_with_other_embeddings_is_refused(store: Store) -> None:
     backbone, objective = pair(store)
     objective.adopt("generator", pair(store)[1].companions()["generator"])
-    objective.join(backbone)  # drawn from the same seed: the same embeddings
+    objective.join(backbone, fresh=True)  # drawn from the same seed: the same embeddings
     other, theirs = pair(store)
     with torch.no_grad():
         other.embeddings.norm.weight[0] = 2.0
     objective.adopt("generator", theirs.companions()["generator"])
     with pytest.raises(ValueError, match=r"the generator's embeddings.norm.weight is not the backbone's"):
-        objective.join(backbone)
+        objective.join(backbone, fresh=True)
 
 
 @pytest.mark.parametrize(

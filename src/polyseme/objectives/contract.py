@@ -75,8 +75,11 @@ class Objective(nn.Module):
         """Take a network that was read from its place."""
         raise NotImplementedError
 
-    def join(self, backbone: Transformer) -> None:
-        """Share with the backbone, or compare, what must be one or fit; once, when all have their weights."""
+    def join(self, backbone: Transformer, *, fresh: bool) -> None:
+        """Share with the backbone, or compare, what must be one or fit; once, when all have their weights.
+
+        `fresh` says whether the backbone's are random ones.
+        """
 
     def companions(self) -> dict[str, Companion]:
         """The networks that are trained with the backbone, by the names of their folders below its own."""

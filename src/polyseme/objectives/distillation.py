@@ -5,6 +5,7 @@ Hinton et al. 2015, "Distilling the Knowledge in a Neural Network".
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,9 @@ class DistillationSettings(Record, frozen=True, kw_only=True):
 
     teacher: str = ""
     """The folder or hub name of a masked language model with the store's vocabulary."""
+    begin: Literal["fresh", "teacher"] = "fresh"
+    """teacher: a student that goes on from no model begins with its teacher's embeddings, its head and as
+    many of its layers, from the first to the last: 0, 2, 4, 7, 9 and 11 of twelve."""
     temperature: float = 2.0
     """What both networks' scores are divided by before they are compared: more shows the teacher's doubts."""
     soft_weight: float = 5.0
@@ -94,7 +98,7 @@ class RareTokens:
 def draw_by_weight(
     weights: npt.NDArray[np.float64], budget: Integers, rng: RowGenerator
 ) -> npt.NDArray[np.bool_]:
-    """`budget` different places of each row, drawn one by one in proportion to the weights: `[batch, length]`.
+    """`budget` different places of each row, drawn one by one by their weights: `[batch, length]`.
 
     The places with the highest u^(1/weight), u being uniform: Efraimidis and Spirakis 2006, "Weighted
     random sampling with a reservoir". A place of weight 0 is never drawn.
@@ -141,8 +145,9 @@ class Distillation(Objective):
         """Take the teacher, which learns nothing and is saved nowhere."""
         self.teacher = (frozen(companion),)  # a plain tuple: not a part of the module's state
 
-    def join(self, backbone: Transformer) -> None:
-        """Refuse a student whose states cannot be compared with the teacher's."""
+    def join(self, backbone: Transformer, *, fresh: bool) -> None:
+        """Refuse a student whose states cannot be compared with the teacher's; let a fresh one begin with
+        the teacher's weights, if it is to."""
         for teacher in self.teacher:
             ours, theirs = backbone.hidden_size, teacher.backbone.hidden_size
             if self.settings.cosine_weight and ours != theirs:
@@ -150,6 +155,9 @@ class Distillation(Objective):
                     f"the student's states have {ours} numbers and the teacher's {theirs}, so no angle can "
                     "be taken; set cosine_weight = 0, or give the student the teacher's hidden_size"
                 )
+            if fresh and self.settings.begin == "teacher":
+                take_weights(backbone, teacher.backbone)
+                self.heads["masked-lm"].load_state_dict(teacher.heads["masked-lm"].state_dict())
 
     def loss(self, backbone: nn.Module, states: States, batch: Batch) -> Loss:
         """The weighted sum; each part is a mean over its tokens."""
@@ -181,6 +189,40 @@ class Distillation(Objective):
             weights,
             temperature=self.settings.temperature,
         )
+
+
+def spread(teacher: int, student: int) -> list[int]:
+    """The layers of a teacher that a student begins with: evenly spread, the first and the last among them.
+
+    >>> spread(12, 6)
+    [0, 2, 4, 7, 9, 11]
+    """
+    return [round(number * (teacher - 1) / max(1, student - 1)) for number in range(student)]
+
+
+def take_weights(student: Transformer, teacher: Transformer) -> None:
+    """Fill the student with the teacher's weights; what only the teacher has (segments, a pooler) is left.
+
+    A student's pooler stays fresh where the teacher has none. Raises `ValueError` where the sizes differ.
+    """
+    numbers = spread(len(teacher.layers), len(student.layers))
+    stored = teacher.state_dict()
+    taken: dict[str, Tensor] = {}
+    for name, tensor in student.state_dict().items():
+        theirs = name
+        if name.startswith("layers."):
+            _, number, rest = name.split(".", 2)
+            theirs = f"layers.{numbers[int(number)]}.{rest}"
+        if theirs not in stored and name.startswith("pooler."):
+            continue
+        if theirs not in stored or stored[theirs].shape != tensor.shape:
+            shape = list(stored[theirs].shape) if theirs in stored else "not there"
+            raise ValueError(
+                f"the student's {name} is {list(tensor.shape)} and the teacher's {theirs} is {shape}, so it "
+                'cannot begin with the teacher\'s weights; set begin = "fresh", or make their sizes alike'
+            )
+        taken[name] = stored[theirs]
+    student.load_state_dict(taken, strict=False)
 
 
 def frozen(companion: Companion) -> Companion:

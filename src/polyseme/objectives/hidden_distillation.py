@@ -103,7 +103,7 @@ class HiddenDistillation(Objective):
             self.fit = nn.Linear(self.config.hidden_size, companion.backbone.hidden_size)
             initialise(self.fit, self.config)
 
-    def join(self, backbone: Transformer) -> None:
+    def join(self, backbone: Transformer, *, fresh: bool) -> None:
         """Refuse a student whose layers or heads have no counterpart in the teacher."""
         for teacher in self.teacher:
             self.map = map_layers(teacher.config.num_layers, backbone.config.num_layers)

@@ -144,7 +144,7 @@ class ReplacedToken(Objective):
         self.generator, self.adopted = companion.backbone, True
         self.generator_heads = nn.ModuleDict(companion.heads)
 
-    def join(self, backbone: Transformer) -> None:
+    def join(self, backbone: Transformer, *, fresh: bool) -> None:
         """Let the generator read by the backbone's embeddings: tokens, positions, segments and their norm."""
         if self.adopted:
             theirs, ours = self.generator.embeddings.state_dict(), backbone.embeddings.state_dict()

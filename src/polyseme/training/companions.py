@@ -48,7 +48,7 @@ def provide(
                 check_fit(model, folder, store, length=length)
                 objective.adopt(name, Companion(model.backbone.to(device), _on(model.heads, device)))
                 read[name] = fingerprint(model.backbone, model.heads)
-        objective.join(backbone)
+        objective.join(backbone, fresh=from_model is None)
     except ValueError as error:
         raise SettingsError(str(error)) from error
     return read

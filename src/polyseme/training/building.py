@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 from torch import nn
 
-from polyseme.checkpoints.formats import family_of
+from polyseme.checkpoints.formats import check_sayable, format_of
 from polyseme.checkpoints.loading import load
-from polyseme.checkpoints.model import Card, Model
+from polyseme.checkpoints.model import READ_POOLED, Card, Model
 from polyseme.errors import SettingsError
 from polyseme.models.batch import Batch, Loss
 from polyseme.models.transformer.config import TransformerConfig
@@ -38,13 +38,13 @@ def begin(
     recipe: Recipe, store: Store, settings: PretrainSettings
 ) -> tuple[Transformer, Card, dict[str, nn.Module]]:
     """The network to begin with: random, or the model named by `from_model` with its heads."""
+    wanted = [head for entry in recipe.objectives for head in stored_heads(entry)]
     made = {"seed": settings.seed, "data": store.fingerprint}
     if settings.from_model is None:
         config = model_config(recipe, settings.size, store)
-        family_of(config)  # refuse now what no folder could say at the end
+        check_sayable(format_of(recipe.family), config, wanted)  # now, and not when the model is saved
         return Transformer(config), Card(family=recipe.family, made=made), {}
-    wanted = [head for entry in recipe.objectives for head in stored_heads(entry)]
-    if "next-sentence" in wanted:
+    if not {*wanted}.isdisjoint(READ_POOLED):
         wanted.append("pooler")
     model = load(settings.from_model, heads=wanted, fresh=wanted)
     backbone = model.backbone

@@ -8,13 +8,12 @@ import msgspec
 import torch
 from torch import nn
 
-from polyseme.checkpoints.formats import config_json, format_of
+from polyseme.checkpoints.formats import check_sayable, format_of
 from polyseme.checkpoints.hub import resolve
 from polyseme.checkpoints.loading import load
-from polyseme.checkpoints.model import Card, Model
+from polyseme.checkpoints.model import Model
 from polyseme.checkpoints.saving import files_of
 from polyseme.errors import CheckpointError, SettingsError
-from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Transformer
 from polyseme.objectives.contract import Companion, Objective
 from polyseme.text.store import Store
@@ -63,19 +62,20 @@ def companion_files(objective: Objective, model: Model) -> Iterator[tuple[str, b
             yield f"{name}/{file}", content
 
 
-def check_folders(objective: Objective, backbone: Transformer, card: Card) -> None:
+def check_folders(objective: Objective, backbone: Transformer, family: str) -> None:
     """Refuse before a long training what no folder of the family could hold at its end."""
-    _check_folder(card.family, backbone.config, dict(objective.heads.items()))
+    _check_folder(family, Companion(backbone, dict(objective.heads.items())))
     for companion in objective.companions().values():
-        _check_folder(card.family, companion.backbone.config, companion.heads)
+        _check_folder(family, companion)
 
 
-def _check_folder(family: str, config: TransformerConfig, heads: Mapping[str, nn.Module]) -> None:
+def _check_folder(family: str, companion: Companion) -> None:
     format = format_of(family)
-    config_json(format, config)
-    if frozenset(heads) not in format.architectures:
+    check_sayable(format, companion.backbone.config, companion.heads)
+    if frozenset(companion.heads) not in format.architectures:
         raise CheckpointError(
-            f"a {family} folder cannot hold the heads {', '.join(sorted(heads))}; choose another family"
+            f"a {family} folder cannot hold the heads {', '.join(sorted(companion.heads))}; "
+            "let the recipe name a family that can"
         )
 
 

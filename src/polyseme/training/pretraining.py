@@ -97,7 +97,7 @@ class _Run:
             device=self.device,
         )
         self.card = msgspec.structs.replace(self.card, made=self.card.made | read)
-        check_folders(self.objective, backbone, self.card)
+        check_folders(self.objective, backbone, self.card.family)
         self._remember(read)
         for name, head in heads.items():
             if name in self.objective.heads:

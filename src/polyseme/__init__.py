@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from polyseme.text.store import Store
     from polyseme.text.tokenizer import Tokenizer
     from polyseme.text.tokenizer_learning import learn_tokenizer
+    from polyseme.training.distilling import distill
     from polyseme.training.pretraining import pretrain
     from polyseme.training.recipes import recipes
 
@@ -32,6 +33,7 @@ __all__ = [
     "Store",
     "Tokenizer",
     "convert",
+    "distill",
     "embed",
     "evaluate",
     "finetune",
@@ -54,6 +56,7 @@ _MODULES = {
     "Store": "polyseme.text.store",
     "Tokenizer": "polyseme.text.tokenizer",
     "convert": "polyseme.checkpoints.convert",
+    "distill": "polyseme.training.distilling",
     "embed": "polyseme.embedding.embedding",
     "evaluate": "polyseme.tasks.predicting",
     "finetune": "polyseme.tasks.finetuning",

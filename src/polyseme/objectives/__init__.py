@@ -1,7 +1,10 @@
 """What is predicted: the corruption and the loss of one objective in one file, and the table of them all."""
 
 OBJECTIVES: dict[str, str] = {
+    "distillation": "polyseme.objectives.distillation:Distillation",
+    "hidden-distillation": "polyseme.objectives.hidden_distillation:HiddenDistillation",
     "masked-lm": "polyseme.objectives.masked_lm:MaskedLM",
     "next-sentence": "polyseme.objectives.next_sentence:NextSentence",
+    "replaced-token": "polyseme.objectives.replaced_token:ReplacedToken",
 }
 """Import paths, so that help and recipes never load torch."""

@@ -57,4 +57,5 @@ class Joint(Objective):
             total=total,
             parts={name: value for loss in losses for name, value in loss.parts.items()},
             predictions=losses[0].predictions,
+            decisions={name: pair for loss in losses for name, pair in loss.decisions.items()},
         )

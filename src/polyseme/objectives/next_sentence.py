@@ -160,4 +160,5 @@ class NextSentence(Objective):
             total=loss * self.weight,
             parts={"next-sentence": loss.detach()},
             predictions=len(batch.pair_labels),
+            decisions={"next-sentence": (logits.detach(), batch.pair_labels)},
         )

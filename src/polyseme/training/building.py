@@ -8,7 +8,7 @@ from torch import nn
 
 from polyseme.checkpoints.formats import check_sayable, format_of
 from polyseme.checkpoints.loading import load
-from polyseme.checkpoints.model import READ_POOLED, Card
+from polyseme.checkpoints.model import READ_POOLED, Card, Model
 from polyseme.errors import SettingsError
 from polyseme.models.batch import Batch, Loss
 from polyseme.models.transformer.config import TransformerConfig
@@ -38,7 +38,7 @@ def begin(
     recipe: Recipe, store: Store, settings: PretrainSettings
 ) -> tuple[Transformer, Card, dict[str, nn.Module]]:
     """The network to begin with: random, or the model named by `from_model` with its heads."""
-    wanted = [str(part.get("name")) for part in recipe.objectives]
+    wanted = [head for entry in recipe.objectives for head in stored_heads(entry)]
     made = {"seed": settings.seed, "data": store.fingerprint}
     if settings.from_model is None:
         config = model_config(recipe, settings.size, store)
@@ -49,17 +49,22 @@ def begin(
     model = load(settings.from_model, heads=wanted, fresh=wanted)
     backbone = model.backbone
     assert isinstance(backbone, Transformer)
+    check_fit(model, settings.from_model, store, length=recipe.training.length)
+    return backbone, msgspec.structs.replace(model.card, made=made), model.heads
+
+
+def check_fit(model: Model, name: str, store: Store, *, length: int) -> None:
+    """Refuse a model that reads other tokens than the store's, or shorter rows than the training's."""
     if model.tokenizer is None or model.tokenizer.vocabulary != store.tokenizer.vocabulary:
         raise SettingsError(
-            f"{settings.from_model} and {store.folder} have different vocabularies; "
-            f"prepare the text again with --tokenizer {settings.from_model}"
+            f"{name} and {store.folder} have different vocabularies; "
+            f"prepare the text again with --tokenizer {name}"
         )
-    if recipe.training.length > backbone.config.max_position_embeddings:
+    most = model.backbone.config.max_position_embeddings
+    if length > most:
         raise SettingsError(
-            f"length is {recipe.training.length}, but {settings.from_model} reads at most "
-            f"{backbone.config.max_position_embeddings} tokens; pass --change training.length=…"
+            f"length is {length}, but {name} reads at most {most} tokens; pass --change training.length=…"
         )
-    return backbone, msgspec.structs.replace(model.card, made=made), model.heads
 
 
 def model_config(recipe: Recipe, size: str | None, store: Store) -> TransformerConfig:
@@ -94,19 +99,38 @@ def _merged(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 def build_objective(recipe: Recipe, config: TransformerConfig, store: Store) -> Objective:
     """The objective of a recipe; several share one pass of the backbone."""
     parts = [_build_part(entry, config, store) for entry in recipe.objectives]
-    return parts[0] if len(parts) == 1 else Joint(parts)
+    if len(parts) == 1:
+        return parts[0]
+    for part, entry in zip(parts, recipe.objectives, strict=True):
+        if part.alone:
+            raise SettingsError(
+                f"{entry['name']} reads its batches in its own way and can share no pass; "
+                "let it be the recipe's only objective"
+            )
+    return Joint(parts)
 
 
-def _build_part(entry: dict[str, Any], config: TransformerConfig, store: Store) -> Objective:
-    fields = dict(entry)
-    name = str(fields.pop("name", ""))
+def stored_heads(entry: dict[str, Any]) -> tuple[str, ...]:
+    """The heads of a model folder that an objective of a recipe can go on with."""
+    kind, name = _objective_class(entry), str(entry["name"])
+    return (name,) if kind.stored is None else kind.stored
+
+
+def _objective_class(entry: dict[str, Any]) -> Any:
+    name = str(entry.get("name", ""))
     if name not in OBJECTIVES:
         raise SettingsError(
             f"there is no objective {name!r}{nearest(name, list(OBJECTIVES))}; "
             f"choose one of {', '.join(OBJECTIVES)}"
         )
     module, _, kind = OBJECTIVES[name].partition(":")
-    objective = getattr(import_module(module), kind)
+    return getattr(import_module(module), kind)
+
+
+def _build_part(entry: dict[str, Any], config: TransformerConfig, store: Store) -> Objective:
+    objective = _objective_class(entry)
+    fields = dict(entry)
+    name = str(fields.pop("name"))
     try:
         built: Objective = objective(from_plain(fields, objective.Settings, where=name), config, store)
     except ValueError as error:

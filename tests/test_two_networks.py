@@ -215,7 +215,9 @@ def test_an_objective_with_a_pass_of_its_own_shares_none(store: Store, tmp_path:
     import msgspec
 
     both = msgspec.structs.replace(recipe, objectives=objectives)
-    with pytest.raises(SettingsError, match="replaced-token reads its batches in its own way and can share no"):
+    with pytest.raises(
+        SettingsError, match="replaced-token reads its batches in its own way and can share no"
+    ):
         build_objective(both, model_config(both, "tiny", store), store)
 
 
@@ -227,7 +229,9 @@ def test_a_student_learns_from_its_teacher_and_keeps_none_of_it(
     words = options(store, tmp_path / "run", recipe=recipe, steps=100, change=change)
     outcome = distill(str(teacher), **words)
     figures = [
-        line["parts"] for line in read_journal(tmp_path / "run" / "journal.jsonl") if line["kind"] == "held-out"
+        line["parts"]
+        for line in read_journal(tmp_path / "run" / "journal.jsonl")
+        if line["kind"] == "held-out"
     ]
     assert len(figures[-1]) == parts
     assert all(figures[-1][part] < figures[0][part] for part in figures[0])

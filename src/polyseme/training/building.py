@@ -18,6 +18,7 @@ from polyseme.objectives.contract import Objective
 from polyseme.objectives.joint import Joint
 from polyseme.records import from_plain, nearest
 from polyseme.text.store import Store
+from polyseme.training.recipes import sized
 from polyseme.training.settings import PretrainSettings, Recipe
 
 
@@ -69,31 +70,16 @@ def check_fit(model: Model, name: str, store: Store, *, length: int) -> None:
 
 def model_config(recipe: Recipe, size: str | None, store: Store) -> TransformerConfig:
     """The network of a recipe in one of its sizes, for the store's vocabulary."""
-    size = size or recipe.default_size
-    if size not in recipe.sizes:
-        raise SettingsError(
-            f"the recipe has no size {size!r}{nearest(size, list(recipe.sizes))}; "
-            f"choose one of {', '.join(recipe.sizes)}"
-        )
-    fields = _merged(recipe.model, recipe.sizes[size])
+    chosen = sized(recipe, size)
+    fields = dict(chosen.model)
     fields |= {"vocab_size": store.vocab_size, "padding_id": store.tokenizer.padding_id}
-    config = from_plain(fields, TransformerConfig, where=f"the model of size {size}")
-    if recipe.training.length > config.max_position_embeddings:
+    config = from_plain(fields, TransformerConfig, where=f"the model of size {chosen.default_size}")
+    if chosen.training.length > config.max_position_embeddings:
         raise SettingsError(
-            f"training.length is {recipe.training.length}, but the model has "
+            f"training.length is {chosen.training.length}, but the model has "
             f"{config.max_position_embeddings} positions; raise model.max_position_embeddings"
         )
     return config
-
-
-def _merged(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """The fields with the changes; tables on both sides are merged too."""
-    both = {
-        name: _merged(fields[name], change)
-        for name, change in changes.items()
-        if isinstance(change, dict) and isinstance(fields.get(name), dict)
-    }
-    return fields | changes | both
 
 
 def build_objective(recipe: Recipe, config: TransformerConfig, store: Store) -> Objective:

@@ -32,7 +32,7 @@ from polyseme.training.loop import Step, mean_loss, train
 from polyseme.training.measures import Decisions
 from polyseme.training.optimizers import build_optimizers
 from polyseme.training.pace import Pace
-from polyseme.training.recipes import changed, read_recipe
+from polyseme.training.recipes import changed, read_recipe, sized
 from polyseme.training.schedules import Schedule
 from polyseme.training.settings import PretrainSettings, Recipe
 from polyseme.training.state import Progress, load_state, newest_state, save_state
@@ -72,9 +72,10 @@ def pretrain(recipe: str, store: str | Path, *, out: str | Path, **options: Any)
     settings = from_plain(options, PretrainSettings, where="pretrain")
     folder = Path(out)
     with held(folder, purpose="training"):
-        return _Run(
-            changed(read_recipe(recipe), settings.change), Store.open(store), folder, settings
-        ).train()
+        chosen = read_recipe(recipe)
+        if settings.from_model is None or settings.size is not None:
+            chosen = sized(chosen, settings.size)
+        return _Run(changed(chosen, settings.change), Store.open(store), folder, settings).train()
 
 
 class _Run:

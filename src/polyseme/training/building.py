@@ -11,6 +11,7 @@ from polyseme.checkpoints.loading import load
 from polyseme.checkpoints.model import READ_POOLED, Card
 from polyseme.errors import SettingsError
 from polyseme.models.batch import Batch, Loss
+from polyseme.models.transformer.chosen_layers import with_layers
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Transformer
 from polyseme.objectives import OBJECTIVES
@@ -49,6 +50,9 @@ def begin(
     model = load(settings.from_model, heads=wanted, fresh=wanted)
     backbone = model.backbone
     assert isinstance(backbone, Transformer)
+    if settings.layers is not None:
+        backbone = _with_layers(backbone, settings.layers)
+        made |= {"layers": list(settings.layers)}
     if model.tokenizer is None or model.tokenizer.vocabulary != store.tokenizer.vocabulary:
         raise SettingsError(
             f"{settings.from_model} and {store.folder} have different vocabularies; "
@@ -60,6 +64,13 @@ def begin(
             f"{backbone.config.max_position_embeddings} tokens; pass --change training.length=…"
         )
     return backbone, msgspec.structs.replace(model.card, made=made), model.heads
+
+
+def _with_layers(backbone: Transformer, numbers: tuple[int, ...]) -> Transformer:
+    try:
+        return with_layers(backbone, numbers)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
 
 
 def model_config(recipe: Recipe, size: str | None, store: Store) -> TransformerConfig:

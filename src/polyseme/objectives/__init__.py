@@ -3,5 +3,7 @@
 OBJECTIVES: dict[str, str] = {
     "masked-lm": "polyseme.objectives.masked_lm:MaskedLM",
     "next-sentence": "polyseme.objectives.next_sentence:NextSentence",
+    "sentence-order": "polyseme.objectives.sentence_order:SentenceOrder",
+    "dialogue": "polyseme.objectives.dialogue:Dialogue",
 }
 """Import paths, so that help and recipes never load torch."""

@@ -1,6 +1,6 @@
 """The two halves of every objective: what the loader does, and what the device does."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch.nn as nn
 
@@ -33,6 +33,13 @@ class Objective(nn.Module):
     vocabulary: str | None = None
     """The part of the loss that is a cross-entropy over the vocabulary, where there is one: what word
     frequencies alone would score can be said of it."""
+    answers: tuple[str, str] | None = None
+    """What labels 0 and 1 of a row say of its texts, where rows have labels."""
+
+    @classmethod
+    def head_names(cls, settings: Any) -> tuple[str, ...]:
+        """The names of its heads, known before there is a network."""
+        raise NotImplementedError
 
     def forward(self, backbone: nn.Module, batch: Batch) -> Loss:
         """The loss of one pass of the backbone over the batch."""

@@ -8,7 +8,7 @@ from torch import nn
 
 from polyseme.checkpoints.formats import family_of
 from polyseme.checkpoints.loading import load
-from polyseme.checkpoints.model import Card
+from polyseme.checkpoints.model import READ_POOLED, Card
 from polyseme.errors import SettingsError
 from polyseme.models.batch import Batch, Loss
 from polyseme.models.transformer.config import TransformerConfig
@@ -43,8 +43,8 @@ def begin(
         config = model_config(recipe, settings.size, store)
         family_of(config)  # refuse now what no folder could say at the end
         return Transformer(config), Card(family=recipe.family, made=made), {}
-    wanted = [str(part["name"]) for part in recipe.objectives]
-    if "next-sentence" in wanted:
+    wanted = [head for entry in recipe.objectives for head in _head_names(entry)]
+    if set(wanted) & set(READ_POOLED):
         wanted.append("pooler")
     model = load(settings.from_model, heads=wanted, fresh=wanted)
     backbone = model.backbone
@@ -98,6 +98,22 @@ def build_objective(recipe: Recipe, config: TransformerConfig, store: Store) -> 
 
 
 def _build_part(entry: dict[str, Any], config: TransformerConfig, store: Store) -> Objective:
+    objective, settings = _objective(entry)
+    try:
+        built: Objective = objective(settings, config, store)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+    return built
+
+
+def _head_names(entry: dict[str, Any]) -> tuple[str, ...]:
+    objective, settings = _objective(entry)
+    names: tuple[str, ...] = objective.head_names(settings)
+    return names
+
+
+def _objective(entry: dict[str, Any]) -> tuple[Any, Any]:
+    """The class of an objective, and its settings as a record."""
     fields = dict(entry)
     name = str(fields.pop("name", ""))
     if name not in OBJECTIVES:
@@ -107,8 +123,4 @@ def _build_part(entry: dict[str, Any], config: TransformerConfig, store: Store) 
         )
     module, _, kind = OBJECTIVES[name].partition(":")
     objective = getattr(import_module(module), kind)
-    try:
-        built: Objective = objective(from_plain(fields, objective.Settings, where=name), config, store)
-    except ValueError as error:
-        raise SettingsError(str(error)) from error
-    return built
+    return objective, from_plain(fields, objective.Settings, where=name)

@@ -173,7 +173,7 @@ def choose_ngrams(
 
 
 def _reach(units: Integers, most: int) -> Integers:
-    """How many units, up to `most`, a run may have from each unit to the end of its text: `[batch, length]`."""
+    """How many units, up to `most`, a run may have from each unit to its text's end: `[batch, length]`."""
     batch, length = units.shape
     goes_on = (units[:, 1:] > units[:, :-1]) & (units[:, :-1] >= 0)  # the next unit begins right here
     row, place = np.nonzero(goes_on)

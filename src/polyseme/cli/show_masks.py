@@ -20,7 +20,9 @@ class Options(Record, frozen=True, kw_only=True):
     seed: int = 0
     """Another seed, other rows and other masks."""
     progress: float = 0.0
-    """How much of the training lies behind, from 0 to 1, where the rate changes on the way."""
+    """How much of the training lies behind, from 0 to 1, where the rate or the unit changes on the way."""
+    change: tuple[str, ...] = ()
+    """Changes to the recipe, such as objectives.0.similar.vectors=vectors.txt."""
     json: bool = False
     """The same as JSON."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -63,11 +64,18 @@ class MaskSummary(Record, frozen=True, kw_only=True):
 
 
 def show_masks(
-    store: str | Path, *, recipe: str, samples: int = 3, seed: int = 0, progress: float = 0.0
+    store: str | Path,
+    *,
+    recipe: str,
+    samples: int = 3,
+    seed: int = 0,
+    progress: float = 0.0,
+    change: Sequence[str] = (),
 ) -> MaskSummary:
     """What the objective of a recipe makes of some documents of the store.
 
-    `progress` is how much of the training lies behind, from 0 to 1, for rates that change on the way.
+    `progress` is how much of the training lies behind, from 0 to 1, for rates and units that change on the
+    way; `change` are changes to the recipe, such as `objectives.0.similar.vectors=vectors.txt`.
 
     >>> show_masks("wiki.store", recipe="bert-wwm").words_cut  # doctest: +SKIP
     0
@@ -75,10 +83,10 @@ def show_masks(
     from polyseme.objectives.rows import lay_out
     from polyseme.objectives.units import UNIT_MARKS
     from polyseme.training.building import build_objective, model_config
-    from polyseme.training.recipes import read_recipe
+    from polyseme.training.recipes import changed, read_recipe
 
     opened = Store.open(store)
-    chosen_recipe = read_recipe(recipe)
+    chosen_recipe = changed(read_recipe(recipe), change)
     objective = build_objective(chosen_recipe, model_config(chosen_recipe, None, opened), opened)
     length = chosen_recipe.training.length
     table = objective.corruption.plan(

@@ -31,7 +31,8 @@ def marked_store(folder: Path, *, vocab_size: int = 400) -> Store:
     write_text(folder / "text.txt", documents=80)
     learn(list(SENTENCES), LearningSettings(vocab_size=vocab_size)).save(folder / "vocab")
     (folder / "list").write_text(
-        "人民法院\n行政机关\nPython 3.11\nLinux 内核 5.10 版本\n配置文件\n合法权益\n防火墙设置\n20%\n", encoding="utf-8"
+        "人民法院\n行政机关\nPython 3.11\nLinux 内核 5.10 版本\n配置文件\n合法权益\n防火墙设置\n20%\n",
+        encoding="utf-8",
     )
     return prepare(
         [folder / "text.txt"],
@@ -159,7 +160,9 @@ def test_the_first_run_of_each_row_has_the_published_shares(chances: tuple[float
     rows, words = 30_000, 60
     units = np.tile(np.arange(words), (rows, 1))
     seed = 5
-    hidden = choose_ngrams(units, np.full(rows, len(chances)), RowGenerator(np.arange(rows), seed), chances=chances)
+    hidden = choose_ngrams(
+        units, np.full(rows, len(chances)), RowGenerator(np.arange(rows), seed), chances=chances
+    )
     lots = RowGenerator(np.arange(rows), seed).random(words)
     first = lots.argmin(axis=1)
     usable = first < words - 10
@@ -300,7 +303,9 @@ def test_masks_do_not_depend_on_company_padding_or_process(store: Store, options
 def test_one_static_copy_is_the_dynamic_masks_of_epoch_0(store: Store, options: dict[str, object]) -> None:
     static, dynamic = masking(store, copies=1, **options), masking(store, **options)
     assert [static.chance_epoch(epoch) for epoch in range(3)] == [0, 0, 0]
-    samples = static.plan(store, np.arange(store.num_documents), length=96, seed=7, epoch=static.chance_epoch(2))
+    samples = static.plan(
+        store, np.arange(store.num_documents), length=96, seed=7, epoch=static.chance_epoch(2)
+    )
     rows = lay_out(store, samples, np.arange(len(samples)), length=96)
     first = static(rows, RowGenerator(rows.samples, 7, "corruption", static.chance_epoch(2)))
     second = dynamic(rows, RowGenerator(rows.samples, 7, "corruption", 0))

@@ -116,7 +116,7 @@ class SimilarWords:
         lot, pick = lot[row, unit], pick[row, unit]
 
         number = self.table.find(self._tokens(input_ids, row, place, size))
-        similar = np.where(number >= 0, self.neighbours[number], -1)  # [words, neighbours]
+        similar = np.where((number >= 0)[:, None], self.neighbours[number], -1)  # [words, neighbours]
         count = (similar >= 0).sum(axis=1)
         nearest = similar[np.arange(len(similar)), (pick * count).astype(np.int64)]
         due = lot < self.replaced + self.random
@@ -201,7 +201,7 @@ def nearest_rows(vectors: npt.NDArray[np.float32], count: int) -> Integers:
         rows = np.arange(len(products))
         # One number holds product and place, so that no two are equal and the largest ones are one set.
         ranked = products * len(vectors) - np.arange(len(vectors))
-        ranked[rows, rows + begin] = np.iinfo(np.int64).min
+        ranked[rows, rows + begin] = -(1 << 62)
         best = np.argpartition(-ranked, count - 1, axis=1)[:, :count]
         turn = np.argsort(-np.take_along_axis(ranked, best, axis=1), axis=1)
         near[begin : begin + _ROWS] = np.take_along_axis(best, turn, axis=1)

@@ -1,4 +1,4 @@
-"""An audit of masked LM as correction: no [MASK], similar words of as many tokens, and the shares of MacBERT."""
+"""An audit of masked LM as correction: no [MASK], similar words of as many tokens, MacBERT's shares."""
 
 import pickle
 from collections import Counter, defaultdict
@@ -84,7 +84,7 @@ def test_neighbours_are_the_nearest_known_words_of_as_many_tokens(store: Store, 
         assert len(near) == min(4, len(cosines))
         assert all(len(other) == len(ids) for other in near)
         # Vectors are rounded before they are compared, so two that are almost as near may change places.
-        reached = dict((o, c) for c, o in cosines)
+        reached = {o: c for c, o in cosines}
         for other, (cosine, _) in zip(near, cosines, strict=False):
             assert abs(reached[other] - cosine) < 2e-3
 

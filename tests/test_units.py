@@ -1,4 +1,4 @@
-"""Audits of what is hidden where it is not single words by BERT's rule: units, stages, runs, each by its lot."""
+"""Audits of what is hidden other than by BERT's rule: units, stages, runs, each by its own lot."""
 
 import pickle
 from collections.abc import Iterator
@@ -259,9 +259,11 @@ def test_stages_follow_one_another_by_their_shares(store: Store) -> None:
     for unit, progress in (("phrase", 0.5), ("entity", 0.9)):
         for rows, hidden, _ in audited(store, corruption, tokens=10_000, progress=progress):
             assert_units_are_whole(rows, hidden, unit)
-    with pytest.raises(AssertionError):
-        for rows, hidden, _ in audited(store, corruption, tokens=10_000, progress=0.1):
-            assert_units_are_whole(rows, hidden, "entity")
+    cut = 0
+    for rows, hidden, _ in audited(store, corruption, tokens=10_000, progress=0.1):
+        continues = rows.real[:, 1:] & rows.real[:, :-1] & (rows.marks[:, 1:] & UNIT_MARKS["word"] == 0)
+        cut += int(((hidden[:, 1:] != hidden[:, :-1]) & continues).sum())
+    assert cut > 100, "single tokens at first"
 
 
 def test_some_rows_hide_whole_units_and_the_others_tokens(store: Store) -> None:

@@ -1,5 +1,6 @@
 """Model folders out of memory, such that transformers and sentence-transformers read them too."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +55,20 @@ def _card(model: Model) -> Any:
     return msgspec.structs.replace(model.card, labels=None, problem=None)
 
 
+def architecture_of(format: Format, heads: Iterable[str]) -> str:
+    """The name of transformers' class for the heads; `CheckpointError` where the family has none."""
+    architecture = format.architectures.get(frozenset(heads))
+    if architecture is None:
+        known = " or ".join(", ".join(sorted(some)) for some in format.architectures if some)
+        raise CheckpointError(
+            f"a {format.family} folder cannot hold the heads {', '.join(sorted(heads))}; it holds {known}"
+        )
+    return architecture
+
+
 def _settings(model: Model, format: Format) -> dict[str, Any]:
     """The content of config.json."""
-    architecture = format.architectures.get(frozenset(model.heads))
-    if architecture is None:
-        known = " or ".join(", ".join(sorted(heads)) for heads in format.architectures if heads)
-        raise CheckpointError(
-            f"a {format.family} folder cannot hold the heads {', '.join(sorted(model.heads))}; "
-            f"it holds {known}"
-        )
+    architecture = architecture_of(format, model.heads)
     config = model.backbone.config
     plain = config_json(format, config) | {
         "architectures": [architecture],

@@ -6,9 +6,10 @@ from typing import Any
 import msgspec
 from torch import nn
 
-from polyseme.checkpoints.formats import family_of
+from polyseme.checkpoints.formats import family_of, format_of
 from polyseme.checkpoints.loading import load
 from polyseme.checkpoints.model import READ_POOLED, Card
+from polyseme.checkpoints.saving import architecture_of
 from polyseme.errors import SettingsError
 from polyseme.models.batch import Batch, Loss
 from polyseme.models.transformer.config import TransformerConfig
@@ -38,15 +39,17 @@ def begin(
     recipe: Recipe, store: Store, settings: PretrainSettings
 ) -> tuple[Transformer, Card, dict[str, nn.Module]]:
     """The network to begin with: random, or the model named by `from_model` with its heads."""
+    wanted = [head for entry in recipe.objectives for head in _head_names(entry)]
     made = {"seed": settings.seed, "data": store.fingerprint}
     if settings.from_model is None:
         config = model_config(recipe, settings.size, store)
         family_of(config)  # refuse now what no folder could say at the end
+        architecture_of(format_of(recipe.family), wanted)
         return Transformer(config), Card(family=recipe.family, made=made), {}
-    wanted = [head for entry in recipe.objectives for head in _head_names(entry)]
     if set(wanted) & set(READ_POOLED):
         wanted.append("pooler")
     model = load(settings.from_model, heads=wanted, fresh=wanted)
+    architecture_of(format_of(model.card.family), model.heads)
     backbone = model.backbone
     assert isinstance(backbone, Transformer)
     if model.tokenizer is None or model.tokenizer.vocabulary != store.tokenizer.vocabulary:
@@ -94,6 +97,9 @@ def _merged(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 def build_objective(recipe: Recipe, config: TransformerConfig, store: Store) -> Objective:
     """The objective of a recipe; several share one pass of the backbone."""
     parts = [_build_part(entry, config, store) for entry in recipe.objectives]
+    heads = [name for part in parts for name in part.heads]
+    if twice := {name for name in heads if heads.count(name) > 1}:
+        raise SettingsError(f"two objectives of the recipe use the head {min(twice)}; leave one of them out")
     return parts[0] if len(parts) == 1 else Joint(parts)
 
 

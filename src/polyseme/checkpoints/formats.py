@@ -102,8 +102,21 @@ def format_of(family: str) -> Format:
 
 def check_sayable(format: Format, config: TransformerConfig, heads: Iterable[str]) -> None:
     """Raise the `CheckpointError` that saving such a model would raise: before a long training, not after."""
+    heads = tuple(heads)
     config_json(format, config)
     check_heads(format, config, heads)
+    architecture_of(format, heads)
+
+
+def architecture_of(format: Format, heads: Iterable[str]) -> str:
+    """The name of transformers' class for the heads; `CheckpointError` where the family has none."""
+    architecture = format.architectures.get(frozenset(heads))
+    if architecture is None:
+        known = " or ".join(", ".join(sorted(some)) for some in format.architectures if some)
+        raise CheckpointError(
+            f"a {format.family} folder cannot hold the heads {', '.join(sorted(heads))}; it holds {known}"
+        )
+    return architecture
 
 
 def check_heads(format: Format, config: TransformerConfig, heads: Iterable[str]) -> None:

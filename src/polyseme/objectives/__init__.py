@@ -6,5 +6,7 @@ OBJECTIVES: dict[str, str] = {
     "masked-lm": "polyseme.objectives.masked_lm:MaskedLM",
     "next-sentence": "polyseme.objectives.next_sentence:NextSentence",
     "replaced-token": "polyseme.objectives.replaced_token:ReplacedToken",
+    "sentence-order": "polyseme.objectives.sentence_order:SentenceOrder",
+    "dialogue": "polyseme.objectives.dialogue:Dialogue",
 }
 """Import paths, so that help and recipes never load torch."""

@@ -117,7 +117,6 @@ class Distillation(Objective):
 
     Settings = DistillationSettings
     vocabulary = "masked-lm"
-    stored = ("masked-lm",)
     alone = True
 
     def __init__(self, settings: DistillationSettings, config: TransformerConfig, store: Store) -> None:
@@ -136,6 +135,11 @@ class Distillation(Objective):
         counts = np.maximum(store.counts.astype(np.float64), 1.0)
         self.corruption = RareTokens(masked_lm.corruption, counts**-settings.smoothing)  # type: ignore[arg-type]
         self.teacher: tuple[Companion, ...] = ()
+
+    @classmethod
+    def head_names(cls, settings: DistillationSettings) -> tuple[str, ...]:
+        """The student's own."""
+        return ("masked-lm",)
 
     def places(self) -> dict[str, Place]:
         """The teacher and its head."""

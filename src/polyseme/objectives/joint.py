@@ -45,6 +45,7 @@ class Joint(Objective):
         self.parts = tuple(parts)  # a plain tuple: their heads are registered below, once
         self.corruption = JointCorruption(tuple(part.corruption for part in parts))
         self.vocabulary = next((part.vocabulary for part in parts if part.vocabulary), None)
+        self.answers = next((part.answers for part in parts if part.answers), None)
         self.heads = nn.ModuleDict({name: head for part in parts for name, head in part.heads.items()})
 
     def loss(self, backbone: nn.Module, states: States, batch: Batch) -> Loss:

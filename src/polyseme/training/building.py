@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 from torch import nn
 
-from polyseme.checkpoints.formats import check_sayable, format_of
+from polyseme.checkpoints.formats import architecture_of, check_sayable, format_of
 from polyseme.checkpoints.loading import load
 from polyseme.checkpoints.model import READ_POOLED, Card, Model
 from polyseme.errors import SettingsError
@@ -40,7 +40,7 @@ def begin(
     recipe: Recipe, store: Store, settings: PretrainSettings
 ) -> tuple[Transformer, Card, dict[str, nn.Module]]:
     """The network to begin with: random, or the model named by `from_model` with its heads."""
-    wanted = [head for entry in recipe.objectives for head in stored_heads(entry)]
+    wanted = [head for entry in recipe.objectives for head in _head_names(entry)]
     made = {"seed": settings.seed, "data": store.fingerprint}
     if settings.from_model is None:
         config = model_config(recipe, settings.size, store)
@@ -49,6 +49,7 @@ def begin(
     if not {*wanted}.isdisjoint(READ_POOLED):
         wanted.append("pooler")
     model = load(settings.from_model, heads=wanted, fresh=wanted)
+    architecture_of(format_of(model.card.family), model.heads)
     backbone = model.backbone
     assert isinstance(backbone, Transformer)
     check_fit(model, settings.from_model, store, length=recipe.training.length)
@@ -96,6 +97,9 @@ def model_config(recipe: Recipe, size: str | None, store: Store) -> TransformerC
 def build_objective(recipe: Recipe, config: TransformerConfig, store: Store) -> Objective:
     """The objective of a recipe; several share one pass of the backbone."""
     parts = [_build_part(entry, config, store) for entry in recipe.objectives]
+    heads = [name for part in parts for name in part.heads]
+    if twice := {name for name in heads if heads.count(name) > 1}:
+        raise SettingsError(f"two objectives of the recipe use the head {min(twice)}; leave one of them out")
     if len(parts) == 1:
         return parts[0]
     for part, entry in zip(parts, recipe.objectives, strict=True):
@@ -107,29 +111,30 @@ def build_objective(recipe: Recipe, config: TransformerConfig, store: Store) -> 
     return Joint(parts)
 
 
-def stored_heads(entry: dict[str, Any]) -> tuple[str, ...]:
-    """The heads of a model folder that an objective of a recipe can go on with."""
-    kind, name = _objective_class(entry), str(entry["name"])
-    return (name,) if kind.stored is None else kind.stored
+def _build_part(entry: dict[str, Any], config: TransformerConfig, store: Store) -> Objective:
+    objective, settings = _objective(entry)
+    try:
+        built: Objective = objective(settings, config, store)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+    return built
 
 
-def _objective_class(entry: dict[str, Any]) -> Any:
-    name = str(entry.get("name", ""))
+def _head_names(entry: dict[str, Any]) -> tuple[str, ...]:
+    objective, settings = _objective(entry)
+    names: tuple[str, ...] = objective.head_names(settings)
+    return names
+
+
+def _objective(entry: dict[str, Any]) -> tuple[Any, Any]:
+    """The class of an objective, and its settings as a record."""
+    fields = dict(entry)
+    name = str(fields.pop("name", ""))
     if name not in OBJECTIVES:
         raise SettingsError(
             f"there is no objective {name!r}{nearest(name, list(OBJECTIVES))}; "
             f"choose one of {', '.join(OBJECTIVES)}"
         )
     module, _, kind = OBJECTIVES[name].partition(":")
-    return getattr(import_module(module), kind)
-
-
-def _build_part(entry: dict[str, Any], config: TransformerConfig, store: Store) -> Objective:
-    objective = _objective_class(entry)
-    fields = dict(entry)
-    name = str(fields.pop("name"))
-    try:
-        built: Objective = objective(from_plain(fields, objective.Settings, where=name), config, store)
-    except ValueError as error:
-        raise SettingsError(str(error)) from error
-    return built
+    objective = getattr(import_module(module), kind)
+    return objective, from_plain(fields, objective.Settings, where=name)

@@ -10,13 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from corpora import small_store
 from foreign_models import one_thread, read_back
+from safetensors import safe_open
 
 from polyseme.checkpoints.loading import load
 from polyseme.errors import CheckpointError, SettingsError
+from polyseme.models.transformer.model import Transformer
 from polyseme.text.store import Store
 from polyseme.training.building import Pretraining, build_objective, model_config
 from polyseme.training.companions import provide
@@ -140,8 +143,6 @@ def test_a_discriminator_alone_goes_on_with_a_fresh_generator_or_a_named_one(
 
 
 def test_shared_tensors_are_one_in_a_state_and_under_the_optimizer(store: Store, electra: Path) -> None:
-    from safetensors import safe_open
-
     found = newest_state(electra / "state")
     assert found is not None
     with safe_open(found / "weights.safetensors", "pt") as file:
@@ -150,8 +151,6 @@ def test_shared_tensors_are_one_in_a_state_and_under_the_optimizer(store: Store,
     assert not [name for name in names if name.startswith("objective.generator.embeddings.")]
     recipe = changed(read_recipe("electra"), ELECTRA)
     torch.manual_seed(0)
-    from polyseme.models.transformer.model import Transformer
-
     backbone = Transformer(model_config(recipe, "tiny", store))
     objective = build_objective(recipe, backbone.config, store)
     provide(objective, backbone, store, from_model=None, length=48, device=torch.device("cpu"))
@@ -211,10 +210,10 @@ def test_a_family_without_the_head_is_refused_before_training(store: Store, tmp_
 def test_an_objective_with_a_pass_of_its_own_shares_none(store: Store, tmp_path: Path) -> None:
     recipe = read_recipe("bert")
     objectives = [*recipe.objectives, {"name": "replaced-token"}]
-    import msgspec
-
     both = msgspec.structs.replace(recipe, objectives=objectives)
-    with pytest.raises(SettingsError, match="replaced-token reads its batches in its own way and can share no"):
+    with pytest.raises(
+        SettingsError, match="replaced-token reads its batches in its own way and can share no"
+    ):
         build_objective(both, model_config(both, "tiny", store), store)
 
 
@@ -226,7 +225,9 @@ def test_a_student_learns_from_its_teacher_and_keeps_none_of_it(
     words = options(store, tmp_path / "run", recipe=recipe, steps=100, change=change)
     outcome = distill(str(teacher), **words)
     figures = [
-        line["parts"] for line in read_journal(tmp_path / "run" / "journal.jsonl") if line["kind"] == "held-out"
+        line["parts"]
+        for line in read_journal(tmp_path / "run" / "journal.jsonl")
+        if line["kind"] == "held-out"
     ]
     assert len(figures[-1]) == parts
     assert all(figures[-1][part] < figures[0][part] for part in figures[0])

@@ -13,6 +13,7 @@ from foreign_models import (
     assert_close,
     change_settings,
     encoder_choices,
+    exact_reference,
     foreign,
     foreign_folder,
     inputs_of,
@@ -20,7 +21,6 @@ from foreign_models import (
     padded_batch,
     read_back,
 )
-from torch import Tensor
 
 from polyseme.checkpoints.loading import heads_in, load
 from polyseme.checkpoints.model import Card, Model
@@ -33,6 +33,7 @@ from polyseme.text.tokenizer import Tokenizer
 transformers = pytest.importorskip("transformers")
 
 assert one_thread  # a fixture, used by every test here
+assert exact_reference
 DTYPES = [torch.float32, torch.float64]
 
 
@@ -57,23 +58,6 @@ def modernbert_choices(seed: int) -> dict[str, Any]:
 
 
 CASES = [("BertForPreTraining", encoder_choices), ("ModernBertForMaskedLM", modernbert_choices)]
-
-
-def turned_without_rounding(
-    query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1
-) -> tuple[Tensor, Tensor]:
-    def turn(states: Tensor) -> Tensor:
-        left, right = states.chunk(2, dim=-1)
-        return states * cos.unsqueeze(unsqueeze_dim) + torch.cat((-right, left), -1) * sin.unsqueeze(1)
-
-    return turn(query), turn(key)
-
-
-@pytest.fixture
-def exact_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reference rounds queries and keys to float32 before it turns them, even in float64."""
-    module = transformers.models.modernbert.modeling_modernbert
-    monkeypatch.setattr(module, "apply_rotary_pos_emb", turned_without_rounding)
 
 
 @pytest.mark.usefixtures("exact_reference")

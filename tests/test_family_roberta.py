@@ -1,5 +1,6 @@
 """The folders of RoBERTa and XLM-R hold the same models here and in transformers."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,10 @@ from polyseme.checkpoints.loading import load
 from polyseme.checkpoints.saving import save
 from polyseme.errors import CheckpointError
 from polyseme.models.batch import Batch
+from polyseme.text.learning import LearningSettings, learn
+from polyseme.text.tokenizer import Tokenizer
 
-pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers")
 
 assert one_thread  # a fixture, used by every test here
 FAMILIES = ["Roberta", "XLMRoberta"]
@@ -91,3 +94,70 @@ def test_a_table_without_places_and_a_head_that_bends_otherwise_are_refused(tmp_
     (folder / "config.json").write_text(plain.replace('"pad_token_id": 1', '"pad_token_id": 19'))
     with pytest.raises(CheckpointError, match=r"must be above pad_token_id \+ 1 = 20, got 20"):
         load(folder)
+
+
+TEXTS = ["深度学习 deep learning", "the lowest learning rate", "学习语言 language, deeply"]
+TOKENS = {
+    "padding_token": "<pad>",
+    "unknown_token": "<unk>",
+    "first_token": "<s>",
+    "separator_token": "</s>",
+    "mask_token": "<mask>",
+}
+
+
+def assert_framed_alike(ours: Tokenizer, theirs: object) -> None:
+    """The same ids of a text and of a pair, in the doubled frame."""
+    first, second = (ours.encode(text).ids for text in TEXTS[:2])
+    assert theirs(TEXTS[0])["input_ids"] == ours.frame.single(first).tolist()
+    ids, types = ours.frame.pair(first, second)
+    assert theirs(TEXTS[0], TEXTS[1])["input_ids"] == ids.tolist()
+    assert types.tolist() == [0] * len(ids)
+    assert ours.tokens(ours.frame.before + ours.frame.between + ours.frame.after) == ["<s>", *["</s>"] * 3]
+
+
+@pytest.mark.parametrize("said", [{"tokenizer_class": "RobertaTokenizer"}, None])
+def test_a_vocabulary_with_merges_gets_robertas_frame(said: dict[str, str] | None, tmp_path: Path) -> None:
+    learned = learn(TEXTS, LearningSettings(kind="byte-bpe", vocab_size=280, lowercase=False, **TOKENS))
+    model = json.loads(learned.files()["tokenizer.json"])["model"]
+    (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]))
+    merges = "".join(f"{left} {right}\n" for left, right in model["merges"])
+    (tmp_path / "merges.txt").write_text(f"#version: 0.2\n{merges}")
+    if said is not None:
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+    theirs = transformers.RobertaTokenizer(vocab=model["vocab"], merges=[tuple(m) for m in model["merges"]])
+    assert_framed_alike(Tokenizer.load(tmp_path), theirs)
+
+
+def test_gpt2s_vocabulary_with_merges_gets_no_frame(tmp_path: Path) -> None:
+    (tmp_path / "vocab.json").write_text('{"a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3}')
+    (tmp_path / "merges.txt").write_text("a b\n")
+    tokens = dict.fromkeys(("bos_token", "eos_token", "unk_token"), "<|endoftext|>")
+    settings = {"tokenizer_class": "GPT2TokenizerFast", **tokens}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert Tokenizer.load(tmp_path).frame.pair_size == 0
+
+
+def test_xlm_rs_tokenizer_json_gets_its_frame(tmp_path: Path) -> None:
+    learned = learn(TEXTS, LearningSettings(kind="unigram", vocab_size=60, lowercase=False, **TOKENS))
+    scores = dict(json.loads(learned.files()["tokenizer.json"])["model"]["vocab"])
+    special = ("<s>", "<pad>", "</s>", "<unk>")
+    rest = [(piece, score) for piece, score in scores.items() if piece not in (*special, "<mask>")]
+    vocabulary = [*((token, 0.0) for token in special), *rest, ("<mask>", 0.0)]
+    theirs = transformers.XLMRobertaTokenizer(vocab=vocabulary)
+    theirs.save_pretrained(tmp_path)
+    ours = Tokenizer.load(tmp_path)
+    assert_framed_alike(ours, theirs)
+    assert (ours.padding_id, ours.kind) == (1, "unigram")
+
+
+def test_a_model_with_one_segment_asks_transformers_for_none(tmp_path: Path) -> None:
+    learned = learn(TEXTS, LearningSettings(kind="byte-bpe", vocab_size=280, frame="doubled", **TOKENS))
+    sizes = {"vocab_size": 280, "type_vocab_size": 1, "pad_token_id": learned.padding_id}
+    model = load(foreign_folder(tmp_path / "theirs", "RobertaModel", **sizes))
+    model.tokenizer = learned
+    save(model, tmp_path / "ours")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "ours")
+    encoded = theirs(TEXTS[1], TEXTS[2], return_tensors="pt", truncation=True, max_length=15)
+    assert "token_type_ids" not in encoded
+    transformers.AutoModel.from_pretrained(tmp_path / "ours")(**encoded)

@@ -11,6 +11,7 @@ from polyseme.checkpoints.loading import load
 from polyseme.checkpoints.model import READ_POOLED, Card, Model
 from polyseme.errors import SettingsError
 from polyseme.models.batch import Batch, Loss
+from polyseme.models.transformer.chosen_layers import with_layers
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Transformer
 from polyseme.objectives import OBJECTIVES
@@ -50,6 +51,9 @@ def begin(
     backbone = model.backbone
     assert isinstance(backbone, Transformer)
     check_fit(model, settings.from_model, store, length=recipe.training.length)
+    if settings.layers is not None:
+        backbone = _with_layers(backbone, settings.layers)
+        made |= {"layers": list(settings.layers)}
     return backbone, msgspec.structs.replace(model.card, made=made), model.heads
 
 
@@ -65,6 +69,13 @@ def check_fit(model: Model, name: str, store: Store, *, length: int) -> None:
         raise SettingsError(
             f"length is {length}, but {name} reads at most {most} tokens; pass --change training.length=…"
         )
+
+
+def _with_layers(backbone: Transformer, numbers: tuple[int, ...]) -> Transformer:
+    try:
+        return with_layers(backbone, numbers)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
 
 
 def model_config(recipe: Recipe, size: str | None, store: Store) -> TransformerConfig:

@@ -17,6 +17,7 @@ from polyseme.objectives.replaced_token import (
     generator_config,
 )
 from polyseme.objectives.rows import Rows, lay_out
+from polyseme.objectives.segments import divide, fill_rows, plan_segments
 from polyseme.seeding import RowGenerator
 from polyseme.text.store import Store
 
@@ -90,7 +91,9 @@ def test_the_room_of_the_published_code_never_cuts_the_share_of_a_row(store: Sto
     assert corruption.masking.budget(np.array([128, 512]), progress=0.0).tolist() == [19, 77]
 
 
-@pytest.mark.parametrize("settings", [{}, {"repeated": True}, {"unit": "word"}, {"rate": 0.25}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"repeated": True}, {"unit": "word"}, {"rate": 0.25}, {"rows": "segments"}]
+)
 def test_blanks_are_mask_tokens_or_what_they_were_and_stand_in_text_only(
     store: Store, settings: dict[str, object]
 ) -> None:
@@ -233,7 +236,7 @@ def test_wrong_settings_are_refused(options: dict[str, object], message: str) ->
 
 
 def test_a_row_is_corrupted_alike_in_any_company(store: Store) -> None:
-    for settings in ({}, {"repeated": True}):
+    for settings in ({}, {"repeated": True}, {"rows": "segments"}):
         _, objective = pair(store, **settings)
         rows, arrays = rows_of(store, objective)
         samples = objective.corruption.plan(
@@ -243,5 +246,43 @@ def test_a_row_is_corrupted_alike_in_any_company(store: Store) -> None:
         for number in range(len(samples)):
             alone = lay_out(store, samples, np.array([number]), length=128)
             found = objective.corruption(alone, RowGenerator(alone.samples, 1, "corruption", 0))
-            assert np.array_equal(found["input_ids"][0], arrays["input_ids"][number])
+            width = alone.input_ids.shape[1]
+            assert np.array_equal(found["input_ids"][0], arrays["input_ids"][number, :width])
             assert np.array_equal(found["lots"], arrays["lots"][row_of == number])
+
+
+def test_segments_are_running_text_of_one_document_that_fits_the_row(store: Store) -> None:
+    documents = np.arange(store.num_documents)
+    single = short = rows = 0
+    for epoch in range(40):
+        samples = plan_segments(store, documents, length=64, seed=2, epoch=epoch)
+        for row in range(len(samples)):
+            spans = slice(samples.rows[row], samples.rows[row + 1])
+            starts, stops = samples.starts[spans], samples.stops[spans]
+            assert len(starts) in (1, 2)
+            assert (stops - starts).sum() + 1 + len(starts) <= 64
+            assert starts[0] in store.sentence_starts
+            document = np.searchsorted(store.document_starts, starts, side="right") - 1
+            assert len(set(document)) == 1
+            assert stops[-1] <= store.document_starts[document[0] + 1]
+            if len(starts) == 2:
+                assert starts[1] == stops[0], "the second goes on where the first ends"
+                assert starts[1] in store.sentence_starts
+    borders = [0, *range(8, 129, 8)]
+    for seed in range(4_000):
+        rng = np.random.default_rng(seed)
+        single += len(divide(borders, 128, rng)) == 1
+        short += next(fill_rows(borders, 128, rng))[-1] < 128
+        rows += 1
+    assert abs(single / rows - 0.1) < 4 * np.sqrt(0.1 * 0.9 / rows)
+    # A shorter target of up to 120 ends before the sixteenth sentence.
+    assert abs(short / rows - 0.05 * 116 / 124) < 4 * np.sqrt(0.05 * 0.95 / rows)
+
+
+def test_the_rows_of_an_epoch_repeat_from_their_seed_and_change_with_the_epoch(store: Store) -> None:
+    documents = np.arange(store.num_documents)
+    one, again, other = (
+        plan_segments(store, documents, length=64, seed=2, epoch=epoch).stops for epoch in (0, 0, 1)
+    )
+    assert np.array_equal(one, again)
+    assert len(one) != len(other) or not np.array_equal(one, other)

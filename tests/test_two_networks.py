@@ -10,13 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from corpora import small_store
 from foreign_models import one_thread, read_back
+from safetensors import safe_open
 
 from polyseme.checkpoints.loading import load
 from polyseme.errors import CheckpointError, SettingsError
+from polyseme.models.transformer.model import Transformer
 from polyseme.text.store import Store
 from polyseme.training.building import Pretraining, build_objective, model_config
 from polyseme.training.companions import provide
@@ -79,7 +82,7 @@ def electra(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def teacher(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT of four layers; its weights are far from those of a fresh student."""
     folder = tmp_path_factory.mktemp("teacher") / "run"
-    change = [*SMALL, "sizes.tiny.num_layers=4", "model.initial.range=0.1"]
+    change = [*SMALL, "sizes.tiny.num_layers=4", "model.initial={range=0.1}"]
     pretrain(**options(store, folder, recipe="bert", steps=3, change=change))
     return folder
 
@@ -140,8 +143,6 @@ def test_a_discriminator_alone_goes_on_with_a_fresh_generator_or_a_named_one(
 
 
 def test_shared_tensors_are_one_in_a_state_and_under_the_optimizer(store: Store, electra: Path) -> None:
-    from safetensors import safe_open
-
     found = newest_state(electra / "state")
     assert found is not None
     with safe_open(found / "weights.safetensors", "pt") as file:
@@ -150,8 +151,6 @@ def test_shared_tensors_are_one_in_a_state_and_under_the_optimizer(store: Store,
     assert not [name for name in names if name.startswith("objective.generator.embeddings.")]
     recipe = changed(read_recipe("electra"), ELECTRA)
     torch.manual_seed(0)
-    from polyseme.models.transformer.model import Transformer
-
     backbone = Transformer(model_config(recipe, "tiny", store))
     objective = build_objective(recipe, backbone.config, store)
     provide(objective, backbone, store, from_model=None, length=48, device=torch.device("cpu"))
@@ -194,26 +193,23 @@ def _step(folder: Path) -> int:
     return max((int(path.name[5:]) for path in (folder / "state").glob("step-????????")), default=0)
 
 
-def test_detection_learns(store: Store, tmp_path: Path) -> None:
-    change = [*ELECTRA, "training.batch_size=16", "training.learning_rate=5e-3", "training.warmup=10"]
-    change += ["sizes.tiny.dropout=0.0", "sizes.tiny.hidden_size=64"]
-    outcome = pretrain(**options(store, tmp_path / "run", steps=150, change=change))
+def test_detection_learns_what_a_poor_generator_makes_up(store: Store, tmp_path: Path) -> None:
+    change = [*ELECTRA, "training.batch_size=16", "training.learning_rate=2e-3", "training.warmup=10"]
+    change += ["sizes.tiny.dropout=0.0", "objectives.0.generator_weight=0.0"]  # it stays as it was drawn
+    outcome = pretrain(**options(store, tmp_path / "run", steps=100, change=change))
     assert outcome.measures["replaced-token roc-auc"] > 0.65
-    assert outcome.unigram is not None
-    assert outcome.losses["masked-lm"] < outcome.unigram
 
 
 def test_a_family_without_the_head_is_refused_before_training(store: Store, tmp_path: Path) -> None:
+    change = [*SMALL, "family=bert", "sizes.tiny.embedding={}", "objectives.0.generator_size=1.0"]
     with pytest.raises(CheckpointError, match="a bert folder cannot hold the heads replaced-token"):
-        pretrain(**options(store, tmp_path / "run", change=[*SMALL, "family=bert"]))
+        pretrain(**options(store, tmp_path / "run", change=change))
     assert not (tmp_path / "run" / "journal.jsonl").exists()
 
 
 def test_an_objective_with_a_pass_of_its_own_shares_none(store: Store, tmp_path: Path) -> None:
     recipe = read_recipe("bert")
     objectives = [*recipe.objectives, {"name": "replaced-token"}]
-    import msgspec
-
     both = msgspec.structs.replace(recipe, objectives=objectives)
     with pytest.raises(
         SettingsError, match="replaced-token reads its batches in its own way and can share no"

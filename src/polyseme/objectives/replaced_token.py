@@ -4,6 +4,7 @@ Clark et al. 2020, "ELECTRA", sections 2 and 3.1 to 3.3; the rules below are tho
 Whole words: Cui et al. 2021, "Pre-Training with Whole Word Masking for Chinese BERT", section 5.2.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -22,18 +23,24 @@ from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Transformer
 from polyseme.objectives.contract import Companion, Objective, Place
 from polyseme.objectives.masked_lm import MaskedLMSettings, Masking, choose_units, number_units
+from polyseme.objectives.packing import plan_packed
 from polyseme.objectives.rows import Arrays, Rows
 from polyseme.objectives.samples import Integers, Samples
+from polyseme.objectives.segments import plan_segments
 from polyseme.records import Record
 from polyseme.seeding import RowGenerator
 from polyseme.text.store import Store
 
+PLANS: dict[str, Callable[..., Samples]] = {"packed": plan_packed, "segments": plan_segments}
+"""How rows are made, by the names of the setting."""
 _PREDICTIONS = 128
 
 
 class ReplacedTokenSettings(Record, frozen=True, kw_only=True):
     """How tokens are hidden, filled in and judged."""
 
+    rows: Literal["packed", "segments"] = "packed"
+    """Several texts in a row that is nearly full, or one or two segments of one text, as published."""
     unit: Literal["token", "word"] = "token"
     """What is hidden as a whole: single tokens, or all tokens of a word."""
     rate: float = 0.15
@@ -66,14 +73,15 @@ class ReplacedTokenSettings(Record, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Blanks:
-    """The loader's half: packed rows with blanks for the generator, and a lot for what it will fill in."""
+    """The loader's half: rows with blanks for the generator, and a lot for what it will fill in."""
 
     masking: Masking
+    rows: Literal["packed", "segments"]
     repeated: bool
 
     def plan(self, store: Store, documents: Integers, *, length: int, seed: int, epoch: int) -> Samples:
-        """Texts cut at sentences and packed into rows."""
-        return self.masking.plan(store, documents, length=length, seed=seed, epoch=epoch)
+        """Texts cut at sentences and packed, or segments of one text."""
+        return PLANS[self.rows](store, documents, length=length, seed=seed, epoch=epoch)
 
     def chance_epoch(self, epoch: int) -> int:
         """New blanks in each epoch."""
@@ -129,7 +137,7 @@ class ReplacedToken(Objective):
             mask_id=store.tokenizer.mask_id,
         )
         masking.check(store)
-        self.corruption = Blanks(masking, repeated=settings.repeated)
+        self.corruption = Blanks(masking, rows=settings.rows, repeated=settings.repeated)
         self.heads = nn.ModuleDict({"replaced-token": ReplacedTokenHead(config)})
         self.generator = Transformer(generator_config(config, settings.generator_size))
         self.generator_heads = nn.ModuleDict({"masked-lm": MaskedLMHead(self.generator.config)})

@@ -26,7 +26,8 @@ class Batch:
     predicted: Tensor | None = None
     """Flat indices into `batch × length` of the positions to predict: `[predictions]`."""
     labels: Tensor | None = None
-    """What to predict: `[predictions]` beside `predicted`; of whole texts `[batch]` or `[batch, classes]`."""
+    """What to predict: `[predictions]` beside `predicted`; at every position `[batch, length]`; of whole
+    texts `[batch]` or `[batch, classes]`."""
     lots: Tensor | None = None
     """A number in [0, 1) for each position to predict, where a guess is drawn there: `[predictions]`."""
     pair_labels: Tensor | None = None

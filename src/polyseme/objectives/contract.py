@@ -70,7 +70,7 @@ class Objective(nn.Module):
     @classmethod
     def head_names(cls, settings: Any) -> tuple[str, ...]:
         """The names of its heads in a model folder, known before there is a network."""
-        raise NotImplementedError
+        return (cls.vocabulary,) if cls.vocabulary else ()
 
     def places(self) -> dict[str, Place]:
         """Where its networks beside the backbone come from, by their names."""

@@ -84,7 +84,7 @@ def model_config(recipe: Recipe, size: str | None, store: Store) -> TransformerC
     """The network of a recipe in one of its sizes, for the store's vocabulary."""
     chosen = sized(recipe, size)
     fields = dict(chosen.model)
-    fields |= {"vocab_size": store.vocab_size, "padding_id": store.tokenizer.padding_id}
+    fields |= {"vocab_size": store.vocab_size, "padding_id": store.tokenizer.filling_id}
     config = from_plain(fields, TransformerConfig, where=f"the model of size {chosen.default_size}")
     if chosen.training.length > config.max_position_embeddings:
         raise SettingsError(

@@ -28,7 +28,7 @@ SMALL = {
     "vocab_size": 20,
     "hidden_size": 8,
     "num_heads": 2,
-    "intermediate_size": 12,
+    "intermediate_size": 32,
     "num_layers": 11,
     "padding_id": 0,
 }
@@ -37,7 +37,7 @@ SMALL = {
 def config_of(format: Format, **changes: object) -> TransformerConfig:
     """A small configuration as the family's folders say it, with changes that they may not be able to say."""
     sizes = SMALL | {name: value for name, value in changes.items() if name == "padding_id"}
-    plain = {format.names[name]: value for name, value in sizes.items()}
+    plain = {format.names[name]: value for name, value in sizes.items() if name in format.names}
     said = read_config(format, plain, where="here", pooler=bool(format.rules["pooler"]))
     return from_plain(nested({**flat(said), **changes}), TransformerConfig, where="here")
 

@@ -20,11 +20,13 @@ FORMAT_VERSION = 1
 HEADS = {
     "masked-lm": "polyseme.models.heads:MaskedLMHead",
     "next-sentence": "polyseme.models.heads:PairHead",
+    "sentence-order": "polyseme.models.heads:PairHead",
+    "replaced-token": "polyseme.models.heads:ReplacedTokenHead",
     "classification": "polyseme.models.heads:ClassificationHead",
 }
 """The heads that a folder can hold, by their names in `Model.heads`: import paths of their classes."""
 
-READ_POOLED = ("next-sentence", "classification")
+READ_POOLED = ("next-sentence", "sentence-order", "classification")
 """The heads that read what a pooler makes of the first state, in families that have one."""
 
 

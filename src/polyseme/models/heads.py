@@ -49,6 +49,22 @@ class PairHead(nn.Module):
         return logits
 
 
+class ReplacedTokenHead(nn.Module):
+    """Every token's state to one score: above 0 where it looks replaced (Clark et al. 2020, section 2)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = ACTIVATIONS[config.activation]()
+        self.score = nn.Linear(config.hidden_size, 1)
+        initialise(self, config)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """`[batch, length, hidden_size]` to `[batch, length]`."""
+        logits: Tensor = self.score(self.activation(self.dense(hidden_states)))  # [batch, length, 1]
+        return logits.squeeze(-1)
+
+
 class ClassificationHead(nn.Module):
     """A text's states to one score a class.
 

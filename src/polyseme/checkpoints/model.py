@@ -23,11 +23,15 @@ HEADS = {
     "sentence-order": "polyseme.models.heads:PairHead",
     "replaced-token": "polyseme.models.heads:ReplacedTokenHead",
     "classification": "polyseme.models.heads:ClassificationHead",
+    "seq2seq-lm": "polyseme.models.transformer.encoder_decoder:Seq2SeqLMHead",
 }
 """The heads that a folder can hold, by their names in `Model.heads`: import paths of their classes."""
 
 READ_POOLED = ("next-sentence", "sentence-order", "classification")
 """The heads that read what a pooler makes of the first state, in families that have one."""
+
+VOCABULARY_HEADS = ("masked-lm", "seq2seq-lm")
+"""The heads that score tokens by the tokens' own vectors."""
 
 
 class Card(Record, frozen=True):

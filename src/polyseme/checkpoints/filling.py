@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from polyseme.checkpoints.formats import Format
-from polyseme.checkpoints.model import VOCABULARY_HEADS
+from polyseme.checkpoints.model import PREDICT_TOKENS
 from polyseme.checkpoints.rules import Holding, Rules, Translation
 from polyseme.checkpoints.weights import Stored, as_floats
 from polyseme.errors import CheckpointError
@@ -82,7 +82,7 @@ def read_tensors(
     _check_shapes(sources, groups, shapes)
     read = {tensor.name for tensor in sources.values()}
     rest = {name: tensor for name, tensor in stored.items() if tensor.name not in read}
-    if not parts.isdisjoint(VOCABULARY_HEADS):
+    if not parts.isdisjoint(PREDICT_TOKENS):
         _check_ties(format, rest, sources)
     _check_rest(format, rest, parts, where)
 

@@ -30,7 +30,7 @@ HEADS = {
 READ_POOLED = ("next-sentence", "sentence-order", "classification")
 """The heads that read what a pooler makes of the first state, in families that have one."""
 
-VOCABULARY_HEADS = ("masked-lm", "seq2seq-lm")
+PREDICT_TOKENS = ("masked-lm", "seq2seq-lm")
 """The heads that score tokens by the tokens' own vectors."""
 
 

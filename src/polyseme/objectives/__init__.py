@@ -3,5 +3,7 @@
 OBJECTIVES: dict[str, str] = {
     "masked-lm": "polyseme.objectives.masked_lm:MaskedLM",
     "next-sentence": "polyseme.objectives.next_sentence:NextSentence",
+    "span-corruption": "polyseme.objectives.span_corruption:SpanCorruption",
+    "translation": "polyseme.objectives.translation:Translation",
 }
 """Import paths, so that help and recipes never load torch."""

@@ -27,6 +27,8 @@ class Corruption(Protocol):
 class Objective(nn.Module):
     """The device's half: heads and loss. Owns its heads; borrows the backbone."""
 
+    stored: tuple[str, ...] | None = None
+    """Heads of a model folder that it can go on with. None: the one of the objective's own name."""
     corruption: Corruption
     heads: nn.ModuleDict
     """By the names under which checkpoints know them."""

@@ -6,11 +6,12 @@ from typing import Any
 import msgspec
 from torch import nn
 
-from polyseme.checkpoints.formats import family_of
+from polyseme.checkpoints.formats import config_json, format_of
 from polyseme.checkpoints.loading import load
 from polyseme.checkpoints.model import Card
 from polyseme.errors import SettingsError
 from polyseme.models.batch import Batch, Loss
+from polyseme.models.transformer.building import build
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Transformer
 from polyseme.objectives import OBJECTIVES
@@ -41,9 +42,9 @@ def begin(
     made = {"seed": settings.seed, "data": store.fingerprint}
     if settings.from_model is None:
         config = model_config(recipe, settings.size, store)
-        family_of(config)  # refuse now what no folder could say at the end
-        return Transformer(config), Card(family=recipe.family, made=made), {}
-    wanted = [str(part["name"]) for part in recipe.objectives]
+        config_json(format_of(recipe.family), config)  # refuse now what no folder could say at the end
+        return build(config), Card(family=recipe.family, made=made), {}
+    wanted = [head for entry in recipe.objectives for head in stored_heads(entry)]
     if "next-sentence" in wanted:
         wanted.append("pooler")
     model = load(settings.from_model, heads=wanted, fresh=wanted)
@@ -97,16 +98,27 @@ def build_objective(recipe: Recipe, config: TransformerConfig, store: Store) -> 
     return parts[0] if len(parts) == 1 else Joint(parts)
 
 
-def _build_part(entry: dict[str, Any], config: TransformerConfig, store: Store) -> Objective:
-    fields = dict(entry)
-    name = str(fields.pop("name", ""))
+def stored_heads(entry: dict[str, Any]) -> tuple[str, ...]:
+    """The heads of a model folder that an objective of a recipe can go on with."""
+    kind, name = _objective_class(entry), str(entry["name"])
+    return (name,) if kind.stored is None else kind.stored
+
+
+def _objective_class(entry: dict[str, Any]) -> Any:
+    name = str(entry.get("name", ""))
     if name not in OBJECTIVES:
         raise SettingsError(
             f"there is no objective {name!r}{nearest(name, list(OBJECTIVES))}; "
             f"choose one of {', '.join(OBJECTIVES)}"
         )
     module, _, kind = OBJECTIVES[name].partition(":")
-    objective = getattr(import_module(module), kind)
+    return getattr(import_module(module), kind)
+
+
+def _build_part(entry: dict[str, Any], config: TransformerConfig, store: Store) -> Objective:
+    objective = _objective_class(entry)
+    fields = dict(entry)
+    name = str(fields.pop("name"))
     try:
         built: Objective = objective(from_plain(fields, objective.Settings, where=name), config, store)
     except ValueError as error:

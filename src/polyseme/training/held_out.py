@@ -30,6 +30,12 @@ def unigram_level(store: Store, batches: Sequence[Batch]) -> float | None:
     ]
     if not labels:
         return None
+    targets = np.concatenate(labels)
+    # Sentinels say nothing of the text, and no frequency tells which comes next.
+    targets = targets[~np.isin(targets, store.tokenizer.sentinel_ids)]
     counts = store.counts.astype(np.float64) + 1
+    if "separator" in store.tokenizer.special_tokens and store.tokenizer.separator_id in targets:
+        # A store has none; what is written ends with one for each of its documents.
+        counts[store.tokenizer.separator_id] += store.num_documents
     logs = np.log(counts / counts.sum())
-    return float(-logs[np.concatenate(labels)].mean())
+    return float(-logs[targets].mean())

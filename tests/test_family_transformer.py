@@ -62,9 +62,7 @@ def two_sided_batch(seed: int, vocab_size: int) -> Batch:
 
     input_ids, mask = side()
     decoder_input_ids, decoder_mask = side()
-    return Batch(
-        input_ids, mask, decoder_input_ids=decoder_input_ids, decoder_attention_mask=decoder_mask
-    )
+    return Batch(input_ids, mask, decoder_input_ids=decoder_input_ids, decoder_attention_mask=decoder_mask)
 
 
 def fill_attention(theirs: nn.MultiheadAttention, ours: Any) -> None:
@@ -164,7 +162,9 @@ def test_what_is_written_later_changes_nothing_before(positions: str) -> None:
     for place in range(1, ids.size(1)):
         changed = ids.clone()
         changed[:, place] = (changed[:, place] + 1) % model.config.vocab_size
-        after = model(Batch(batch.input_ids, batch.attention_mask, decoder_input_ids=changed), every_layer=True)
+        after = model(
+            Batch(batch.input_ids, batch.attention_mask, decoder_input_ids=changed), every_layer=True
+        )
         for old, new in zip(before.decoded_layers, after.decoded_layers, strict=True):
             assert torch.equal(old[:, :place], new[:, :place])
             assert not torch.equal(old[:, place:], new[:, place:])

@@ -81,7 +81,10 @@ def test_text_and_spans_make_the_original_again() -> None:
         assert (decoder_inputs[:, 0] == PAD).all()
         assert (decoder_inputs[:, 1:] == targets[:, :-1]).all()
         for row in range(len(lengths)):
-            assert spliced(inputs[row].tolist(), targets[row].tolist()) == rows.input_ids[row, : lengths[row]].tolist()
+            assert (
+                spliced(inputs[row].tolist(), targets[row].tolist())
+                == rows.input_ids[row, : lengths[row]].tolist()
+            )
             texts += 1
     assert texts == 10_000
 
@@ -113,9 +116,7 @@ def spliced(read: list[int], written: list[int]) -> list[int]:
 
 def test_every_way_to_cut_is_as_likely() -> None:
     draws = 60_000
-    ends = cut_evenly(
-        np.full(draws, 6), np.full(draws, 3), 6, RowGenerator(np.arange(draws), 1)
-    )
+    ends = cut_evenly(np.full(draws, 6), np.full(draws, 3), 6, RowGenerator(np.arange(draws), 1))
     assert (ends[:, 2] == 6).all()
     ways, counts = np.unique(ends[:, :2], axis=0, return_counts=True)
     assert len(ways) == 10  # 5 borders, 2 of them chosen
@@ -132,7 +133,9 @@ def test_spans_are_three_tokens_long_on_average_and_evenly_cut() -> None:
     # Lengths of the 7 spans of 21 tokens: P(length = k) = C(20 - k, 5) / C(20, 6), a mean of 3.
     from math import comb
 
-    sizes = np.concatenate([np.bincount(row[mask], minlength=7) for row, mask in zip(spans, hidden, strict=True)])
+    sizes = np.concatenate(
+        [np.bincount(row[mask], minlength=7) for row, mask in zip(spans, hidden, strict=True)]
+    )
     found = np.bincount(sizes, minlength=16)[1:16] / len(sizes)
     expected = np.array([comb(20 - k, 5) / comb(20, 6) for k in range(1, 16)])
     assert sizes.mean() == 3

@@ -174,7 +174,13 @@ def test_the_transformer_learns_to_translate(store: Store, tmp_path: Path) -> No
     model = load(run, heads=["seq2seq-lm"])
     assert [written(model, source) for source in ("一二三", "六五")] == ["one two three", "six five"]
     went_on = pretrain(
-        "transformer", store.folder, out=tmp_path / "more", from_model=str(run), steps=2, change=SMALL, threads=1
+        "transformer",
+        store.folder,
+        out=tmp_path / "more",
+        from_model=str(run),
+        steps=2,
+        change=SMALL,
+        threads=1,
     )
     assert went_on.losses["translation"] < outcome.losses["translation"] + 0.5
 

@@ -61,8 +61,7 @@ def _settings(model: Model, format: Format) -> dict[str, Any]:
     if architecture is None:
         known = " or ".join(", ".join(sorted(heads)) for heads in format.architectures if heads)
         raise CheckpointError(
-            f"a {format.family} folder cannot hold the heads {', '.join(sorted(parts))}; "
-            f"it holds {known}"
+            f"a {format.family} folder cannot hold the heads {', '.join(sorted(parts))}; it holds {known}"
         )
     config = model.backbone.config
     plain = config_json(format, config) | {

@@ -202,9 +202,7 @@ class SpanCorruption(Objective):
                 "span-corruption puts sentinels in the place of spans, and the store's tokenizer has none; "
                 "learn one with sentinels=100"
             )
-        ends = Ends(
-            tokenizer.frame.before, tokenizer.frame.after, tokenizer.separator_id, config.padding_id
-        )
+        ends = Ends(tokenizer.frame.before, tokenizer.frame.after, tokenizer.separator_id, config.padding_id)
         self.corruption = SpanHiding(settings, ends, tokenizer.sentinel_ids)
         self.heads = nn.ModuleDict({"seq2seq-lm": Seq2SeqLMHead(config)})
         self.weight = settings.weight

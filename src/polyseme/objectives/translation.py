@@ -64,7 +64,12 @@ class TwoTexts:
                 start, middle, stop = pair
                 sides = [(start, middle), (middle, stop)]
                 sides = sides[::-1] if self.settings.backwards else sides
-                writer.add([(first, min(last, first + room)) for (first, last), room in zip(sides, rooms, strict=True)])
+                writer.add(
+                    [
+                        (first, min(last, first + room))
+                        for (first, last), room in zip(sides, rooms, strict=True)
+                    ]
+                )
             writer.end_block()
         samples = writer.finish()
         if not len(samples):

@@ -20,21 +20,23 @@ from polyseme.checkpoints.loading import build_head
 from polyseme.checkpoints.model import HEADS
 from polyseme.checkpoints.rules import Holding, Translation, Transposed
 from polyseme.errors import CheckpointError
+from polyseme.models.transformer.building import build
 from polyseme.models.transformer.config import TransformerConfig
-from polyseme.models.transformer.model import Transformer
 from polyseme.records import from_plain, nested
 
 
 def config_of(format: Format, **changes: object) -> TransformerConfig:
-    small = {"vocab_size": 20, "hidden_size": 8, "num_heads": 2, "intermediate_size": 12, "num_layers": 11}
-    pooler = {"pooler": bool(format.rules["pooler"])}
-    return from_plain(nested({**small, **format.fixed, **pooler, **changes}), TransformerConfig, where="here")
+    small = {"vocab_size": 20, "hidden_size": 8, "num_heads": 2, "intermediate_size": 32, "num_layers": 11}
+    parts: dict[str, object] = {"pooler": bool(format.rules["pooler"])}
+    if "decoder" in format.rules:
+        parts["decoder.num_layers"] = 3
+    return from_plain(nested({**small, **format.fixed, **parts, **changes}), TransformerConfig, where="here")
 
 
 def names_of(format: Format) -> dict[str, tuple[int, ...]]:
     """Every parameter that a model of the family can have, biases included, with its shape."""
     config = config_of(format, bias=True)
-    modules: dict[str, nn.Module] = {"": Transformer(config)}
+    modules: dict[str, nn.Module] = {"": build(config)}
     reading = {"pooling": next(iter(format.poolings)), **format.classifier}
     modules |= {f"{head}.": build_head(head, config, 3, reading) for head in HEADS if head in format.rules}
     return {
@@ -52,8 +54,8 @@ def format(request: pytest.FixtureRequest) -> Format:
 def test_every_parameter_has_one_foreign_name_that_leads_back_to_it(format: Format) -> None:
     names = names_of(format)
     for part, rules in format.rules.items():
-        table = Translation(rules)
-        heads = tuple(f"{head}." for head in format.marks)
+        table = Translation({**rules, **format.more_rules(config_of(format))})
+        heads = tuple(f"{head}." for head in (*format.marks, "decoder"))
         own = [
             n for n in names if n.startswith(f"{part}.") or (part == "backbone" and not n.startswith(heads))
         ]
@@ -130,7 +132,7 @@ def test_a_parameter_without_a_rule_is_our_own_mistake() -> None:
 
 
 def test_settings_come_back_unchanged(format: Format) -> None:
-    for number, activation in enumerate(("gelu", "gelu_tanh", "relu", "silu")):
+    for number, activation in enumerate(dict.fromkeys(format.activations.values())):
         config = config_of(
             format, activation=activation, dropout=0.1 * number, layer_norm_eps=1e-7, padding_id=number,
             max_position_embeddings=99, attention_dropout=0.3, **{"initial.range": 0.5},

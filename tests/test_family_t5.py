@@ -12,12 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from polyseme.checkpoints.loading import heads_in, load
-from polyseme.checkpoints.model import Card, Model
+from polyseme.checkpoints.model import Model
 from polyseme.checkpoints.saving import files_of, save
-from polyseme.embedding.embedder import Embedder
 from polyseme.errors import CheckpointError
 from polyseme.models.batch import Batch
-from polyseme.models.heads import ClassificationHead
 from polyseme.models.transformer.positions import Bucketed
 
 transformers = pytest.importorskip("transformers")

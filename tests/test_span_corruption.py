@@ -1,6 +1,5 @@
 """Spans are hidden as T5 hides them: its counts, its order, and nothing lost."""
 
-from pathlib import Path
 
 import numpy as np
 import pytest

@@ -16,6 +16,8 @@ from polyseme.records import flat, nested
 FORMATS = {
     "bert": "polyseme.checkpoints.bert:BERT",
     "modernbert": "polyseme.checkpoints.modernbert:MODERNBERT",
+    "gpt2": "polyseme.checkpoints.gpt2:GPT2",
+    "openai-gpt": "polyseme.checkpoints.gpt:GPT",
     "t5": "polyseme.checkpoints.t5:T5",
     "mt5": "polyseme.checkpoints.t5:MT5",
     "transformer": "polyseme.checkpoints.transformer:TRANSFORMER",
@@ -76,13 +78,13 @@ class Format:
     write_more: Callable[[TransformerConfig], dict[str, Any]]
     """Further keys of config.json."""
     ties: Mapping[str, str]
-    """Foreign tensors of the head over the vocabulary that must equal another one, where both are stored."""
+    """Foreign tensors of a head for tokens that must equal another one, where both are stored."""
     special_ids: Mapping[str, str] = field(default_factory=dict)
     """Keys of config.json for tokens of the tokenizer, by the role of the token."""
     old_names: tuple[tuple[str, str], ...] = ()
     """Endings of foreign names that older files spell differently."""
     buffers: tuple[str, ...] = ()
-    """Foreign tensors that hold no weights and are not read."""
+    """Foreign tensors that hold no weights and are not read; `{n}` stands for a layer's number."""
     aside: tuple[str, ...] = ()
     """Starts of foreign names that belong to heads of other tasks, which we do not have."""
     fresh_only: tuple[str, ...] = ()
@@ -91,6 +93,18 @@ class Format:
     """Rules of the backbone, decoder included, that hold for some configurations only."""
     untied: str = ""
     """A foreign tensor of `ties` that may differ from its other end: then the model is not tied."""
+    activations: Mapping[str, str] = field(default_factory=lambda: ACTIVATIONS)
+    """What the family's words for activations mean."""
+
+    @property
+    def heads(self) -> frozenset[str]:
+        """The heads that a folder of the family can hold."""
+        return frozenset[str]().union(*self.architectures)
+
+    @property
+    def tied_heads(self) -> frozenset[str]:
+        """Those of them without any tensor of their own."""
+        return frozenset(head for head in self.heads if not self.rules[head])
 
 
 def format_of(family: str) -> Format:
@@ -140,11 +154,11 @@ def read_config(
         if value is None:
             value = format.defaults[theirs]
         if ours == "activation":
-            if not isinstance(value, str) or value not in ACTIVATIONS:
+            if not isinstance(value, str) or value not in format.activations:
                 raise CheckpointError(
-                    f"{where}: {theirs} is {value!r}; polyseme computes {', '.join(ACTIVATIONS)}"
+                    f"{where}: {theirs} is {value!r}; polyseme computes {', '.join(format.activations)}"
                 )
-            value = ACTIVATIONS[value]
+            value = format.activations[value]
         fields[ours] = value
     try:
         fields |= format.read_more(plain)
@@ -166,7 +180,10 @@ def config_json(format: Format, config: TransformerConfig) -> dict[str, Any]:
     for ours, theirs in format.names.items():
         value = fields[ours]
         if ours == "activation":
-            value = next(name for name, activation in ACTIVATIONS.items() if activation == value)
+            said = [name for name, activation in format.activations.items() if activation == value]
+            if not said:
+                raise CheckpointError(f"a {format.family} folder cannot say activation={value!r}")
+            value = said[0]
         plain[theirs] = value
     try:
         plain |= format.write_more(config)
@@ -174,8 +191,8 @@ def config_json(format: Format, config: TransformerConfig) -> dict[str, Any]:
         raise CheckpointError(f"a {format.family} folder cannot say {error}") from error
     pooler = config.pooler and bool(format.rules["pooler"])
     decoder = config.decoder is not None and "decoder" in format.rules
-    said = read_config(format, plain, where=f"a {format.family} folder", pooler=pooler, decoder=decoder)
-    for name, value in flat(said).items():
+    told = read_config(format, plain, where=f"a {format.family} folder", pooler=pooler, decoder=decoder)
+    for name, value in flat(told).items():
         if fields.get(name) != value and name not in format.fresh_only:
             raise CheckpointError(
                 f"a {format.family} folder cannot say {name}={fields.get(name)!r}; in this family it is {value!r}"

@@ -30,6 +30,8 @@ COMMANDS: dict[str, Command] = {
     "prepare": Command("polyseme.cli.prepare", "read text once into a token store"),
     "pretrain": Command("polyseme.cli.pretrain", "train a recipe on a store; the same again resumes"),
     "embed": Command("polyseme.cli.embed", "texts to vectors, one text a line"),
+    "generate": Command("polyseme.cli.generate", "continue texts with a model that writes"),
+    "fill": Command("polyseme.cli.fill", "fill blanks in a text with a masked model"),
     "finetune": Command("polyseme.cli.finetune", "train a model for a task on labelled examples"),
     "predict": Command("polyseme.cli.predict", "answer with a fine-tuned model"),
     "evaluate": Command("polyseme.cli.evaluate", "score a fine-tuned model on labelled examples"),

@@ -31,7 +31,8 @@ class Batch:
     """Flat indices into `batch × length` (of the decoder's rows, where there are some) of the positions to
     predict: `[predictions]`."""
     labels: Tensor | None = None
-    """What to predict: `[predictions]` beside `predicted`; of whole texts `[batch]` or `[batch, classes]`."""
+    """What to predict: `[predictions]` beside `predicted`; at every position `[batch, length]`; of whole
+    texts `[batch]` or `[batch, classes]`."""
     pair_labels: Tensor | None = None
     """Of a pair of segments (next sentence: 0 follows, 1 random): `[batch]`."""
 

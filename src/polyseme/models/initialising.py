@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from polyseme.models.transformer.config import TransformerConfig
 
+_POSITIONS: Final = "embeddings.positions.weight"
 _RESIDUAL_OUTPUT: Final = re.compile(r"(attention|feedforward)\.output\.weight$")
 
 
@@ -31,6 +32,8 @@ def _fixed(name: str, parameter: Tensor, config: TransformerConfig) -> None:
     std = config.initial.range
     if config.initial.scaled_outputs and _RESIDUAL_OUTPUT.search(name):
         std /= math.sqrt(2 * config.num_layers)
+    if name == _POSITIONS:
+        std = config.initial.positions or std
     nn.init.trunc_normal_(parameter, std=std, a=-2 * std, b=2 * std)
 
 

@@ -2,6 +2,7 @@
 
 OBJECTIVES: dict[str, str] = {
     "masked-lm": "polyseme.objectives.masked_lm:MaskedLM",
+    "causal-lm": "polyseme.objectives.causal_lm:CausalLM",
     "next-sentence": "polyseme.objectives.next_sentence:NextSentence",
     "span-corruption": "polyseme.objectives.span_corruption:SpanCorruption",
     "translation": "polyseme.objectives.translation:Translation",

@@ -55,7 +55,8 @@ class CrossAttention(nn.Module):
 
     def heads(self, states: Tensor) -> Tensor:
         """`[batch, length, inner]` to `[batch, num_heads, length, head_size]`."""
-        return states.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        batch, length, _ = states.shape
+        return states.view(batch, length, self.num_heads, -1).transpose(1, 2)
 
 
 class DecoderLayer(nn.Module):

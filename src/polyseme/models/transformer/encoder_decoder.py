@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from polyseme.models.batch import Batch, States
 from polyseme.models.initialising import initialise
-from polyseme.models.transformer.config import DecoderChoices, TransformerConfig
+from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.decoder import Decoder, Source
 from polyseme.models.transformer.masks import seen
 from polyseme.models.transformer.model import Transformer
@@ -55,8 +55,8 @@ class Seq2SeqLMHead(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        assert config.decoder is not None
-        self.scale = config.hidden_size**-0.5 if config.decoder.scaled_output else 1.0
+        scaled = config.decoder is not None and config.decoder.scaled_output
+        self.scale = config.hidden_size**-0.5 if scaled else 1.0
         if not config.embedding.tied:
             self.weight = nn.Parameter(Tensor(config.vocab_size, config.hidden_size))
         initialise(self, config)

@@ -1,6 +1,5 @@
 """Spans are hidden as T5 hides them: its counts, its order, and nothing lost."""
 
-
 import numpy as np
 import pytest
 from corpora import write_text

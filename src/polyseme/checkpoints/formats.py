@@ -1,7 +1,7 @@
 """What a published family's folder looks like, as data; and the table of the families that are known."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
@@ -15,6 +15,12 @@ from polyseme.records import flat, nested
 
 FORMATS = {
     "bert": "polyseme.checkpoints.bert:BERT",
+    "ernie": "polyseme.checkpoints.ernie:ERNIE",
+    "roberta": "polyseme.checkpoints.roberta:ROBERTA",
+    "xlm-roberta": "polyseme.checkpoints.roberta:XLM_ROBERTA",
+    "albert": "polyseme.checkpoints.albert:ALBERT",
+    "electra": "polyseme.checkpoints.electra:ELECTRA",
+    "distilbert": "polyseme.checkpoints.distilbert:DISTILBERT",
     "modernbert": "polyseme.checkpoints.modernbert:MODERNBERT",
     "gpt2": "polyseme.checkpoints.gpt2:GPT2",
     "openai-gpt": "polyseme.checkpoints.gpt:GPT",
@@ -72,13 +78,16 @@ class Format:
     poolings: Mapping[str, Any]
     """How a classifier pools, and what is written into config.json for it."""
     classifier: Mapping[str, Any]
-    """What else `ClassificationHead` is told in this family: its transform, and whether it has a bias."""
+    """What else `ClassificationHead` is told in this family: its transform, whether it has a bias, and its
+    dropout where it is not the layers'."""
     read_more: Callable[[dict[str, Any]], dict[str, Any]]
     """Further fields of `TransformerConfig`; raises `ValueError` for what we do not compute."""
     write_more: Callable[[TransformerConfig], dict[str, Any]]
     """Further keys of config.json."""
     ties: Mapping[str, str]
     """Foreign tensors of a head for tokens that must equal another one, where both are stored."""
+    masked_lm_activation: str | None = None
+    """The activation inside the masked-lm head where it is always this one, whatever the layers have."""
     special_ids: Mapping[str, str] = field(default_factory=dict)
     """Keys of config.json for tokens of the tokenizer, by the role of the token."""
     old_names: tuple[tuple[str, str], ...] = ()
@@ -119,20 +128,20 @@ def format_of(family: str) -> Format:
     return found
 
 
-def family_of(config: TransformerConfig) -> str:
-    """The family whose folders can say this configuration, or a `CheckpointError` that says why none can.
+def check_sayable(format: Format, config: TransformerConfig, heads: Iterable[str]) -> None:
+    """Raise the `CheckpointError` that saving such a model would raise: before a long training, not after."""
+    config_json(format, config)
+    check_heads(format, config, heads)
 
-    Ask before a long training, not after it.
-    """
-    reasons = []
-    for family in FORMATS:
-        try:
-            config_json(format_of(family), config)
-        except CheckpointError as error:
-            reasons.append(str(error))
-        else:
-            return family
-    raise CheckpointError("no known family has these choices: " + "; ".join(reasons))
+
+def check_heads(format: Format, config: TransformerConfig, heads: Iterable[str]) -> None:
+    """Refuse a head that the family computes otherwise than we do."""
+    if "masked-lm" in heads and format.masked_lm_activation not in (None, config.activation):
+        raise CheckpointError(
+            f"the layers' activation is {config.activation!r}, but the masked-lm head of {format.family} "
+            f"always has {format.masked_lm_activation!r}, and polyseme has one for both; "
+            f"set activation to {format.masked_lm_activation!r}, or leave the head out"
+        )
 
 
 def read_config(

@@ -59,6 +59,8 @@ class Source:
 
     def _with_pooler(self, read: set[str], drawn: set[str]) -> set[str]:
         needs = sorted({*read, *drawn}.intersection(READ_POOLED))
+        if "pooler" not in self.format.poolings:
+            needs = [part for part in needs if part != "classification"]
         if needs and self.format.rules["pooler"] and "pooler" not in {*read, *drawn}:
             raise CheckpointError(
                 f"{self.folder} has no pooler, which {needs[0]} reads; "

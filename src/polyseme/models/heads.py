@@ -83,6 +83,7 @@ class ClassificationHead(nn.Module):
     `pooling` is `pooler` (what the backbone has pooled) or a way of pooling the last states; `transform`
     what a published family does with that before the scores: a dense layer and `tanh` (RoBERTa, XLNet),
     `gelu` (ELECTRA), `relu` (DistilBERT), or the configuration's activation and a norm (ModernBERT).
+    `dropout` is the configuration's unless another one is given (ALBERT, DistilBERT).
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class ClassificationHead(nn.Module):
         transform: str = "none",
         *,
         bias: bool = True,
+        dropout: float | None = None,
     ) -> None:
         super().__init__()
         if pooling != "pooler" and pooling not in POOLINGS:
@@ -102,7 +104,7 @@ class ClassificationHead(nn.Module):
             raise ValueError("pooling 'pooler' needs a model with a pooler; choose 'first' or 'mean'")
         self.pooling, self.kind = pooling, transform
         self.transform = TRANSFORMS[transform](config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.dropout if dropout is None else dropout)
         self.dense = nn.Linear(config.hidden_size, num_labels, bias=bias)
         initialise(self, config)
 
@@ -116,11 +118,11 @@ class ClassificationHead(nn.Module):
 
 
 class DenseAndBend(nn.Module):
-    """Dropout, a dense layer, and a bend that the family always has."""
+    """Dropout, unless the family has none here, a dense layer, and a bend that it always has."""
 
-    def __init__(self, config: TransformerConfig, bend: nn.Module) -> None:
+    def __init__(self, config: TransformerConfig, bend: nn.Module, *, drops: bool = True) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.dropout if drops else 0.0)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.bend = bend
 
@@ -148,5 +150,5 @@ TRANSFORMS: dict[str, Callable[[TransformerConfig], nn.Module]] = {
     "norm": DenseAndNorm,
     "tanh": lambda config: DenseAndBend(config, nn.Tanh()),
     "gelu": lambda config: DenseAndBend(config, nn.GELU()),
-    "relu": lambda config: DenseAndBend(config, nn.ReLU()),
+    "relu": lambda config: DenseAndBend(config, nn.ReLU(), drops=False),
 }

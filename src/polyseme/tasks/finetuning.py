@@ -144,6 +144,8 @@ class _Finetuning:
         format = format_of(self.base.card.family)
         pooling = task.pooling(self.base.backbone.config, format.poolings)
         self.reading = {"pooling": pooling, **format.classifier}
+        if settings.dropout is not None:
+            self.reading["dropout"] = settings.dropout
         self.config = _changed(self.base.backbone.config, settings, pooler=pooling == "pooler")
         self.max_length = min(settings.max_length or 2**31, self.config.max_position_embeddings)
 

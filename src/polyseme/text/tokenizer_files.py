@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from polyseme.errors import CheckpointError
+from polyseme.text.frames import FrameName
 from polyseme.text.pipelines import (
     Definition,
     bpe_model,
@@ -29,6 +30,11 @@ _BERT_SWITCHES = {
     "strip_accents": "strip_accents",
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
+
+_FRAMES: dict[str, FrameName] = {"RobertaTokenizer": "doubled", "GPT2Tokenizer": "none"}
+"""By the tokenizer_class of settings beside a vocabulary with merges, which itself says nothing of a frame.
+
+Without a class, `<s>` as the first token tells RoBERTa's."""
 
 
 def read_tokenizer(source: Path) -> tuple[Definition, dict[str, str]]:
@@ -169,7 +175,10 @@ def _byte_pairs(path: Path, merges: Path, settings: dict[str, Any]) -> tuple[Def
         pairs.append((parts[0], parts[1]))
     roles = _roles(settings, set(vocabulary), path)
     model = bpe_model(vocabulary, pairs, unknown=None)
-    return definition("byte-bpe", model, roles=roles, ids=vocabulary, normalizer=None), roles
+    kind = str(settings.get("tokenizer_class", "")).removesuffix("Fast")
+    frame = _FRAMES.get(kind, "doubled" if roles.get("first") == "<s>" else "around")
+    whole = definition("byte-bpe", model, roles=roles, ids=vocabulary, normalizer=None, frame=frame)
+    return whole, roles
 
 
 def _read_vocabulary(merges: Path) -> dict[str, int]:

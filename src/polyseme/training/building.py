@@ -6,12 +6,13 @@ from typing import Any
 import msgspec
 from torch import nn
 
-from polyseme.checkpoints.formats import config_json, format_of
+from polyseme.checkpoints.formats import check_sayable, format_of
 from polyseme.checkpoints.loading import load
-from polyseme.checkpoints.model import Card
+from polyseme.checkpoints.model import READ_POOLED, Card
 from polyseme.errors import SettingsError
 from polyseme.models.batch import Batch, Loss
 from polyseme.models.transformer.building import build
+from polyseme.models.transformer.chosen_layers import with_layers
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Transformer
 from polyseme.objectives import OBJECTIVES
@@ -39,17 +40,20 @@ def begin(
     recipe: Recipe, store: Store, settings: PretrainSettings
 ) -> tuple[Transformer, Card, dict[str, nn.Module]]:
     """The network to begin with: random, or the model named by `from_model` with its heads."""
+    wanted = [head for entry in recipe.objectives for head in stored_heads(entry)]
     made = {"seed": settings.seed, "data": store.fingerprint}
     if settings.from_model is None:
         config = model_config(recipe, settings.size, store)
-        config_json(format_of(recipe.family), config)  # refuse now what no folder could say at the end
+        check_sayable(format_of(recipe.family), config, wanted)  # now, and not when the model is saved
         return build(config), Card(family=recipe.family, made=made), {}
-    wanted = [head for entry in recipe.objectives for head in stored_heads(entry)]
-    if "next-sentence" in wanted:
+    if not {*wanted}.isdisjoint(READ_POOLED):
         wanted.append("pooler")
     model = load(settings.from_model, heads=wanted, fresh=wanted)
     backbone = model.backbone
     assert isinstance(backbone, Transformer)
+    if settings.layers is not None:
+        backbone = _with_layers(backbone, settings.layers)
+        made |= {"layers": list(settings.layers)}
     if model.tokenizer is None or model.tokenizer.vocabulary != store.tokenizer.vocabulary:
         raise SettingsError(
             f"{settings.from_model} and {store.folder} have different vocabularies; "
@@ -61,6 +65,13 @@ def begin(
             f"{backbone.config.max_position_embeddings} tokens; pass --change training.length=…"
         )
     return backbone, msgspec.structs.replace(model.card, made=made), model.heads
+
+
+def _with_layers(backbone: Transformer, numbers: tuple[int, ...]) -> Transformer:
+    try:
+        return with_layers(backbone, numbers)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
 
 
 def model_config(recipe: Recipe, size: str | None, store: Store) -> TransformerConfig:

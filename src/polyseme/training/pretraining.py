@@ -248,6 +248,7 @@ class _Run:
             "minutes": self.settings.minutes,
             "seed": self.settings.seed,
             "from": self.settings.from_model,
+            "layers": self.settings.layers,
             "store": self.store.fingerprint,
             "precision": self.precision,
         }

@@ -1,4 +1,4 @@
-"""The Transformer of 2017: its layers are torch's own, its decoder sees nothing it must not, its folder is whole."""
+"""The Transformer of 2017: layers as those of torch, no token sees what comes later, its folder is whole."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Texts rewritten and blanks filled by an encoder–decoder: the reference's tokens, with and without a cache."""
+"""Texts rewritten and blanks filled by T5: the tokens of the reference, with a cache and without."""
 
 import itertools
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Pairs of texts: one is read, the other written; with recipes of both families, from fresh and from a folder."""
+"""Pairs of texts: one is read, the other written; with recipes of both families, fresh and from a folder."""
 
 from pathlib import Path
 from typing import Any

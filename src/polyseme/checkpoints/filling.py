@@ -70,8 +70,9 @@ def read_tensors(
 ) -> tuple[dict[str, Tensor], Reading]:
     """A tensor of `dtype` for each of `wanted`, from the standard names of the `parts` that are read.
 
-    `wanted` gives the shapes, `more` the rules that depend on the configuration. Raises `CheckpointError` for a tensor that is missing or has another shape,
-    for one that nothing reads, and for a tie whose two ends differ.
+    `wanted` gives the shapes, `more` the rules that depend on the configuration. Raises `CheckpointError`
+    for a tensor that is missing or has another shape, for one that nothing reads, and for a tie whose two
+    ends differ.
     """
     parts = set(parts)
     rules = {name: ours for part in ("backbone", *sorted(parts)) for name, ours in format.rules[part].items()}

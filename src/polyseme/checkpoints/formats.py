@@ -204,6 +204,7 @@ def config_json(format: Format, config: TransformerConfig) -> dict[str, Any]:
     for name, value in flat(told).items():
         if fields.get(name) != value and name not in format.fresh_only:
             raise CheckpointError(
-                f"a {format.family} folder cannot say {name}={fields.get(name)!r}; in this family it is {value!r}"
+                f"a {format.family} folder cannot say {name}={fields.get(name)!r}; "
+                f"in this family it is {value!r}"
             )
     return plain

@@ -35,7 +35,9 @@ DECODER: Rules = {
     "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.": "decoder.view.bias.",
     "decoder.block.{n}.layer.0.layer_norm.": "decoder.layers.{n}.attention_norm.",
     **{
-        f"decoder.block.{{n}}.layer.1.EncDecAttention.{theirs}.": f"decoder.layers.{{n}}.cross_attention.{ours}."
+        f"decoder.block.{{n}}.layer.1.EncDecAttention.{theirs}.": (
+            f"decoder.layers.{{n}}.cross_attention.{ours}."
+        )
         for theirs, ours in _ATTENTION.items()
     },
     "decoder.block.{n}.layer.1.layer_norm.": "decoder.layers.{n}.cross_attention_norm.",
@@ -65,8 +67,8 @@ def _read_more(plain: dict[str, Any]) -> dict[str, Any]:
     padding = plain.get("pad_token_id") or 0
     if plain.get("decoder_start_token_id", padding) not in (padding, None):
         raise ValueError(
-            f"decoder_start_token_id is {plain['decoder_start_token_id']!r}; polyseme puts the padding token, "
-            f"{padding}, before what is to be written"
+            f"decoder_start_token_id is {plain['decoder_start_token_id']!r}; polyseme puts the padding "
+            f"token, {padding}, before what is to be written"
         )
     dropout = plain.get("dropout_rate", 0.1)
     layers = plain.get("num_decoder_layers") or plain.get("num_layers") or 6

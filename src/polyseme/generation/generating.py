@@ -69,7 +69,9 @@ class Generated(Record, frozen=True, kw_only=True):
 
 
 class Generator:
-    """Continues texts, or rewrites them with an encoder–decoder. The same seed and prompt give the same text, alone and among others.
+    """Continues texts, or rewrites them with an encoder–decoder.
+
+    The same seed and prompt give the same text, alone and among others.
 
     >>> generator = Generator.load("models/gpt2-mini", strategy="sample", top_p=0.9)  # doctest: +SKIP
     >>> generator.generate(["根据中华人民共和国"])[0].answers[0].text  # doctest: +SKIP

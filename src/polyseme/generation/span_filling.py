@@ -70,7 +70,8 @@ class SpanFiller:
         self.tokenizer = model.tokenizer
         if not self.tokenizer.sentinel_ids:
             raise CheckpointError(
-                "this model has no sentinels (<extra_id_0> …) to stand for blanks; it was not trained to fill them"
+                "this model has no sentinels (<extra_id_0> …) to stand for blanks; "
+                "name one that was trained on hidden spans"
             )
         torch.set_num_threads(settings.threads or usable_cores())
         self.device = pick_device(settings.device)
@@ -95,8 +96,8 @@ class SpanFiller:
         blanks = len(parts) - 1
         if not 1 <= blanks <= len(self.tokenizer.sentinel_ids):
             raise DataError(
-                f"there are {blanks} blanks in {text[:40]!r}; write ___ where words are missing, at least once "
-                f"and at most {len(self.tokenizer.sentinel_ids)} times"
+                f"there are {blanks} blanks in {text[:40]!r}; write ___ where words are missing, at least "
+                f"once and at most {len(self.tokenizer.sentinel_ids)} times"
             )
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bf16):
             found = self._written(self._row(parts), blanks)

@@ -57,7 +57,8 @@ class States:
     pooled: Tensor | None = None
     """`[batch, hidden_size]` where the model has a pooler."""
     decoded: Tensor | None = None
-    """The decoder's last states where the batch has something for it: `[batch, decoder length, hidden_size]`."""
+    """The decoder's last states, where the batch has something for it: `[batch, decoder length,
+    hidden_size]`."""
     decoded_layers: tuple[Tensor, ...] = ()
     """With `every_layer`: what the decoder's first layer reads, then each layer's states."""
 

@@ -2,8 +2,8 @@
 
 Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer",
 section 3.1.4, and the published preprocessors. What is read has a sentinel in the place of each span; what is
-written has each sentinel with its span behind it, and then the end. The paper's figure 2 draws a last sentinel
-before the end; the published code writes none, since a text there never ends with a shown span.
+written has each sentinel with its span behind it, and then the end. The paper's figure 2 draws a last
+sentinel before the end; the published code writes none, since a text there never ends with a shown span.
 """
 
 from dataclasses import dataclass
@@ -209,7 +209,7 @@ class SpanCorruption(Objective):
         self.register_buffer("sentinels", torch.tensor(tokenizer.sentinel_ids), persistent=False)
 
     def loss(self, backbone: nn.Module, states: States, batch: Batch) -> Loss:
-        """Mean cross-entropy in nats; the sentinels, which say nothing of the text, are a part of their own."""
+        """Mean cross-entropy in nats; the sentinels, which say nothing of the text, are a part apart."""
         assert states.decoded is not None
         assert batch.labels is not None
         head = self.heads["seq2seq-lm"]

@@ -1,7 +1,7 @@
 """Translation, and every other text to text: one side of a pair is read, the other one written.
 
-Vaswani et al. 2017, sections 3.1 and 5.4. The store holds pairs (`prepare --format pairs`): each document has two
-turns, one a side.
+Vaswani et al. 2017, sections 3.1 and 5.4. The store holds pairs (`prepare --format pairs`): each document has
+two turns, one a side.
 """
 
 from dataclasses import dataclass

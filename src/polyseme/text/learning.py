@@ -103,8 +103,8 @@ def learn(texts: Iterable[str], settings: LearningSettings | None = None) -> Tok
     """A tokenizer whose vocabulary comes from `texts`, which may be streamed and of any size.
 
     Ids: special tokens, then single characters, the most frequent first, then longer tokens in the order
-    in which they were learned, then sentinels. Of what is equally frequent, the first by code points comes first. Every
-    character that occurs `min_count` times is kept as far as `vocab_size` allows.
+    in which they were learned, then sentinels. Of what is equally frequent, the first by code points comes
+    first. Every character that occurs `min_count` times is kept as far as `vocab_size` allows.
 
     >>> tokenizer = learn(["深度学习", "学习", "deep learning"], LearningSettings(min_count=1))
     >>> tokenizer.tokens(tokenizer.encode("学习 deep").ids)

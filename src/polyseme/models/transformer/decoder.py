@@ -17,7 +17,8 @@ from polyseme.models.transformer.positions import Turn
 
 
 class Source(NamedTuple):
-    """What one layer looks at of the text that was read, each `[batch, num_heads, source length, head_size]`."""
+    """What one layer looks at of the text that was read: keys and values are `[batch, num_heads, source
+    length, head_size]`."""
 
     key: Tensor
     value: Tensor

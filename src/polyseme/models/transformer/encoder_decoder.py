@@ -45,7 +45,8 @@ class EncoderDecoder(Transformer):
         """What each layer of the decoder looks at of the text that was read."""
         if batch.document_ids is not None:
             raise ValueError(
-                "a decoder cannot read rows of several packed texts; give it one text a row, without document_ids"
+                "a decoder cannot read rows of several packed texts; give it one text a row, "
+                "without document_ids"
             )
         return self.decoder.look(states.last, seen(batch))
 

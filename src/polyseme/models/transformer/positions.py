@@ -122,7 +122,8 @@ class Bucketed(nn.Module):
         self.weight = nn.Parameter(torch.empty(choices.buckets, config.num_heads))
 
     def forward(self, mask: Tensor | None, queries: Tensor, keys: Tensor) -> Tensor:
-        """The mask as numbers, from the places of queries and keys: `[batch or 1, num_heads, queries, keys]`."""
+        """The mask as numbers, from the places of queries and keys: `[batch or 1, num_heads, queries,
+        keys]`."""
         bucket = self.bucket(keys - queries[:, None])  # [queries, keys]
         bias = nn.functional.embedding(bucket, self.weight).permute(2, 0, 1)[None]
         return bias if mask is None else bias.masked_fill(~mask, float("-inf"))

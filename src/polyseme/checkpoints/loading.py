@@ -21,8 +21,9 @@ from polyseme.models.transformer.building import build
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Pooler, Transformer
 from polyseme.text.tokenizer import Tokenizer
+from polyseme.text.tokenizer_files import BYTE_PAIRS
 
-_TOKENIZERS = ("tokenizer.json", "vocab.txt", "merges.txt")
+_TOKENIZERS = ("tokenizer.json", "vocab.txt", *BYTE_PAIRS)
 
 
 def load(

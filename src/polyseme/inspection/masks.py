@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
+from polyseme.errors import SettingsError
 from polyseme.records import Record
 from polyseme.seeding import RowGenerator, generator
 from polyseme.text.store import Mark, Store
@@ -81,6 +82,10 @@ def show_masks(
     rows = lay_out(opened, table, numbers, length=length, progress=progress)
     arrays = objective.corruption(rows, RowGenerator(numbers, seed, "corruption", 0))
 
+    if "mask" not in opened.tokenizer.special_tokens or "predicted" not in arrays:
+        raise SettingsError(
+            f"{recipe} hides no tokens; its objective predicts what stands in the text itself"
+        )
     before = rows.input_ids
     after = np.asarray(arrays["input_ids"]).astype(np.int64)
     hidden = np.zeros(before.shape, dtype=np.bool_)

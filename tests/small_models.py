@@ -28,6 +28,15 @@ SHAPES: dict[str, dict[str, Any]] = {
     "albert": {"embedding": {"size": 8}, "distinct_layers": 1},
     "electra": {"embedding": {"size": 8}, "pooler": False},
     "distilbert": {"type_vocab_size": 0, "pooler": False, "positions": "sinusoidal"},
+    "gpt2": {
+        "type_vocab_size": 0,
+        "norm_position": "before",
+        "layer_norm_eps": 1e-5,
+        "embedding": {"norm": False},
+        "attention": {"causal": True},
+        "final_norm": True,
+        "pooler": False,
+    },
     "modernbert": {
         "type_vocab_size": 0,
         "gated": True,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from polyseme.checkpoints.formats import Format
+from polyseme.checkpoints.model import PREDICT_TOKENS
 from polyseme.checkpoints.rules import Holding, Translation
 from polyseme.checkpoints.weights import Stored, as_floats
 from polyseme.errors import CheckpointError
@@ -77,14 +78,14 @@ def read_tensors(
     _check_shapes(sources, groups, shapes)
     read = {tensor.name for tensor in sources.values()}
     rest = {name: tensor for name, tensor in stored.items() if tensor.name not in read}
-    if "masked-lm" in parts:
+    if parts.intersection(PREDICT_TOKENS):
         _check_ties(format, rest, sources)
     _check_rest(format, rest, parts, where)
 
     tensors: dict[str, Tensor] = {}
     for name, holding in groups.items():
         tensors |= holding.cut(as_floats(sources[name], dtype), shapes)
-    idle = {*format.buffers, *format.ties}
+    idle = {name for name in rest if name in format.ties or _is_buffer(format, name)}
     return tensors, Reading(
         used={sources[name].name: holding.ours for name, holding in groups.items()},
         unused=tuple(sorted(tensor.name for name, tensor in rest.items() if name in idle)),
@@ -134,13 +135,17 @@ def _check_ties(format: Format, rest: Mapping[str, Stored], sources: Mapping[str
             )
 
 
+def _is_buffer(format: Format, name: str) -> bool:
+    return Translation({buffer: buffer for buffer in format.buffers}).ours(name) is not None
+
+
 def _check_rest(format: Format, rest: Mapping[str, Stored], parts: set[str], where: Path) -> None:
     """Refuse what nothing in the format explains, and what a part that is read should have used."""
     others = [Translation(rules) for part, rules in format.rules.items() if part not in {"backbone", *parts}]
     left = [
         tensor.name
         for name, tensor in rest.items()
-        if name not in format.buffers
+        if not _is_buffer(format, name)
         and name not in format.ties
         and not name.startswith(format.aside)
         and not any(table.ours(name) for table in others)

@@ -22,6 +22,8 @@ FORMATS = {
     "electra": "polyseme.checkpoints.electra:ELECTRA",
     "distilbert": "polyseme.checkpoints.distilbert:DISTILBERT",
     "modernbert": "polyseme.checkpoints.modernbert:MODERNBERT",
+    "gpt2": "polyseme.checkpoints.gpt2:GPT2",
+    "openai-gpt": "polyseme.checkpoints.gpt:GPT",
 }
 """By the `model_type` of config.json."""
 
@@ -73,7 +75,7 @@ class Format:
     write_more: Callable[[TransformerConfig], dict[str, Any]]
     """Further keys of config.json."""
     ties: Mapping[str, str]
-    """Foreign tensors of the masked-lm head that must equal another one, where both are stored."""
+    """Foreign tensors of a head for tokens that must equal another one, where both are stored."""
     masked_lm_activation: str | None = None
     """The activation inside the masked-lm head where it is always this one, whatever the layers have."""
     special_ids: Mapping[str, str] = field(default_factory=dict)
@@ -81,11 +83,23 @@ class Format:
     old_names: tuple[tuple[str, str], ...] = ()
     """Endings of foreign names that older files spell differently."""
     buffers: tuple[str, ...] = ()
-    """Foreign tensors that hold no weights and are not read."""
+    """Foreign tensors that hold no weights and are not read; `{n}` stands for a layer's number."""
     aside: tuple[str, ...] = ()
     """Starts of foreign names that belong to heads of other tasks, which we do not have."""
     fresh_only: tuple[str, ...] = ()
     """Fields of `TransformerConfig` that matter for fresh weights only, and that config.json leaves out."""
+    activations: Mapping[str, str] = field(default_factory=lambda: ACTIVATIONS)
+    """What the family's words for activations mean."""
+
+    @property
+    def heads(self) -> frozenset[str]:
+        """The heads that a folder of the family can hold."""
+        return frozenset[str]().union(*self.architectures)
+
+    @property
+    def tied_heads(self) -> frozenset[str]:
+        """Those of them without any tensor of their own."""
+        return frozenset(head for head in self.heads if not self.rules[head])
 
 
 def format_of(family: str) -> Format:
@@ -102,8 +116,21 @@ def format_of(family: str) -> Format:
 
 def check_sayable(format: Format, config: TransformerConfig, heads: Iterable[str]) -> None:
     """Raise the `CheckpointError` that saving such a model would raise: before a long training, not after."""
+    heads = tuple(heads)
     config_json(format, config)
     check_heads(format, config, heads)
+    architecture_of(format, heads)
+
+
+def architecture_of(format: Format, heads: Iterable[str]) -> str:
+    """The name of transformers' class for the heads; `CheckpointError` where the family has none."""
+    architecture = format.architectures.get(frozenset(heads))
+    if architecture is None:
+        known = " or ".join(", ".join(sorted(some)) for some in format.architectures if some)
+        raise CheckpointError(
+            f"a {format.family} folder cannot hold the heads {', '.join(sorted(heads))}; it holds {known}"
+        )
+    return architecture
 
 
 def check_heads(format: Format, config: TransformerConfig, heads: Iterable[str]) -> None:
@@ -130,11 +157,11 @@ def read_config(format: Format, plain: dict[str, Any], *, where: str, pooler: bo
         if value is None:
             value = format.defaults[theirs]
         if ours == "activation":
-            if not isinstance(value, str) or value not in ACTIVATIONS:
+            if not isinstance(value, str) or value not in format.activations:
                 raise CheckpointError(
-                    f"{where}: {theirs} is {value!r}; polyseme computes {', '.join(ACTIVATIONS)}"
+                    f"{where}: {theirs} is {value!r}; polyseme computes {', '.join(format.activations)}"
                 )
-            value = ACTIVATIONS[value]
+            value = format.activations[value]
         fields[ours] = value
     try:
         fields |= format.read_more(plain)
@@ -154,15 +181,18 @@ def config_json(format: Format, config: TransformerConfig) -> dict[str, Any]:
     for ours, theirs in format.names.items():
         value = fields[ours]
         if ours == "activation":
-            value = next(name for name, activation in ACTIVATIONS.items() if activation == value)
+            said = [name for name, activation in format.activations.items() if activation == value]
+            if not said:
+                raise CheckpointError(f"a {format.family} folder cannot say activation={value!r}")
+            value = said[0]
         plain[theirs] = value
     try:
         plain |= format.write_more(config)
     except ValueError as error:
         raise CheckpointError(f"a {format.family} folder cannot say {error}") from error
     pooler = config.pooler and bool(format.rules["pooler"])
-    said = read_config(format, plain, where=f"a {format.family} folder", pooler=pooler)
-    for name, value in flat(said).items():
+    told = read_config(format, plain, where=f"a {format.family} folder", pooler=pooler)
+    for name, value in flat(told).items():
         if fields[name] != value and name not in format.fresh_only:
             raise CheckpointError(
                 f"a {format.family} folder cannot say {name}={fields[name]!r}; in this family it is {value!r}"

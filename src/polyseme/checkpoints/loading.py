@@ -20,8 +20,9 @@ from polyseme.models.initialising import initialise
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Pooler, Transformer
 from polyseme.text.tokenizer import Tokenizer
+from polyseme.text.tokenizer_files import BYTE_PAIRS
 
-_TOKENIZERS = ("tokenizer.json", "vocab.txt", "merges.txt")
+_TOKENIZERS = ("tokenizer.json", "vocab.txt", *BYTE_PAIRS)
 
 
 def load(

@@ -8,7 +8,7 @@ import safetensors.torch
 from torch import Tensor
 
 from polyseme.checkpoints.cards import CARD, classifier_settings
-from polyseme.checkpoints.formats import Format, check_heads, config_json, format_of
+from polyseme.checkpoints.formats import Format, architecture_of, check_heads, config_json, format_of
 from polyseme.checkpoints.model import Model
 from polyseme.checkpoints.rules import Translation
 from polyseme.checkpoints.sentence_transformers import pooling_files
@@ -56,13 +56,7 @@ def _card(model: Model) -> Any:
 
 def _settings(model: Model, format: Format) -> dict[str, Any]:
     """The content of config.json."""
-    architecture = format.architectures.get(frozenset(model.heads))
-    if architecture is None:
-        known = " or ".join(", ".join(sorted(heads)) for heads in format.architectures if heads)
-        raise CheckpointError(
-            f"a {format.family} folder cannot hold the heads {', '.join(sorted(model.heads))}; "
-            f"it holds {known}"
-        )
+    architecture = architecture_of(format, model.heads)
     config = model.backbone.config
     check_heads(format, config, model.heads)
     plain = config_json(format, config) | {

@@ -26,7 +26,10 @@ class Batch:
     predicted: Tensor | None = None
     """Flat indices into `batch × length` of the positions to predict: `[predictions]`."""
     labels: Tensor | None = None
-    """What to predict: `[predictions]` beside `predicted`; of whole texts `[batch]` or `[batch, classes]`."""
+    """What to predict: `[predictions]` beside `predicted`; at every position `[batch, length]`; of whole
+    texts `[batch]` or `[batch, classes]`."""
+    lots: Tensor | None = None
+    """A number in [0, 1) for each position to predict, where a guess is drawn there: `[predictions]`."""
     pair_labels: Tensor | None = None
     """Of a pair of segments (next sentence: 0 follows, 1 random): `[batch]`."""
 
@@ -60,3 +63,6 @@ class Loss:
     parts: dict[str, Tensor] = field(default_factory=dict)
     predictions: int = 0
     """How many predictions the batch held."""
+    decisions: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Of choices between few classes: scores `[decisions]` (above 0 says 1) or `[decisions, classes]`, and
+    the truth `[decisions]`. Held-out text is also scored by them all together; training does not look."""

@@ -35,6 +35,18 @@ class MaskedLMHead(nn.Module):
         return F.linear(self.transform(hidden_states), table, self.bias)
 
 
+class CausalLMHead(nn.Module):
+    """States to the scores of every token that may come next: products with the token table, and no more
+    (Radford et al. 2018, equation 2)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+
+    def forward(self, hidden_states: Tensor, table: Tensor) -> Tensor:
+        """`[predictions, hidden_size]` states and the `[vocab_size, hidden_size]` table to logits."""
+        return F.linear(hidden_states, table)
+
+
 class PairHead(nn.Module):
     """A pair's pooled state to two scores (next sentence: 0 follows, 1 random)."""
 

@@ -48,7 +48,7 @@ class Rows:
             arrays["document_ids"] = (self.spans + 1) * self.attention_mask
             arrays["position_ids"] = self.position_ids
         elif self.layout == "pair" and self.spans.any():
-            arrays["token_type_ids"] = self.spans
+            arrays["token_type_ids"] = self.spans % 2  # the turns of a dialogue take turns
         return arrays
 
 

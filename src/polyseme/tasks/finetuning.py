@@ -248,7 +248,7 @@ class _Finetuning:
             rng = generator(seed, "batches", epoch)
             for numbers in shuffled_batches(lengths, batch_size=self.settings.batch_size, rng=rng):
                 chosen = [rows[n] for n in numbers]
-                yield collate(chosen, padding=self.tokenizer.padding_id, config=self.config)
+                yield collate(chosen, padding=self.tokenizer.filling_id, config=self.config)
 
     def _encoded(self, examples: Sequence[Any], name: str) -> list[list[Row]]:
         rows = [
@@ -267,7 +267,7 @@ class _Finetuning:
         outputs = outputs_of(
             module,
             data.rows,
-            padding=self.tokenizer.padding_id,
+            padding=self.tokenizer.filling_id,
             batch_tokens=self.settings.batch_tokens,
             precision=self.precision,
             device=self.device,

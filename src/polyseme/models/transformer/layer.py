@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from polyseme.models.activations import ACTIVATIONS
 from polyseme.models.dropout import Dropout
+from polyseme.models.precision import lowered
 from polyseme.models.transformer.attention import Attention
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.embeddings import norm
@@ -35,6 +36,7 @@ class GatedFeedForward(FeedForward):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         # Joining the two products would save one reading and cost more in strided halves.
+        hidden_states = lowered(hidden_states)
         widened = self.activation(self.input(hidden_states)) * self.gate(hidden_states)
         output: Tensor = self.output(widened)
         return output

@@ -116,7 +116,7 @@ class Masking:
         """Refuse a store that lacks the marks that the units need, or ids to draw."""
         if self.settings.lowest_random >= self.vocab_size:
             raise ValueError(
-                f"lowest_random is {self.settings.lowest_random}, but there are {self.vocab_size} ids; lower it"
+                f"lowest_random is {self.settings.lowest_random}, but there are {self.vocab_size} ids"
             )
         for unit in units_of(self.settings):
             if unit in UNIT_MARKS and UNIT_MARKS[unit] not in store.marks_present:

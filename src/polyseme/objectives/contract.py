@@ -1,7 +1,7 @@
 """The two halves of every objective: what the loader does, and what the device does."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch.nn as nn
 
@@ -56,8 +56,6 @@ class Objective(nn.Module):
     builds it reads them and hands them over by `adopt`, since an objective knows no folders.
     """
 
-    stored: tuple[str, ...] | None = None
-    """Heads of a model folder that it can go on with. None: the one of the objective's own name."""
     alone: bool = False
     """Whether it passes the batch through the backbone in its own way, so that it can share no pass."""
     corruption: Corruption
@@ -66,6 +64,11 @@ class Objective(nn.Module):
     vocabulary: str | None = None
     """The part of the loss that is a cross-entropy over the vocabulary, where there is one: what word
     frequencies alone would score can be said of it."""
+
+    @classmethod
+    def head_names(cls, settings: Any) -> tuple[str, ...]:
+        """The names of its heads, known before there is a network."""
+        raise NotImplementedError
 
     def places(self) -> dict[str, Place]:
         """Where its networks beside the backbone come from, by their names."""

@@ -117,7 +117,6 @@ class Distillation(Objective):
 
     Settings = DistillationSettings
     vocabulary = "masked-lm"
-    stored = ("masked-lm",)
     alone = True
 
     def __init__(self, settings: DistillationSettings, config: TransformerConfig, store: Store) -> None:
@@ -137,6 +136,11 @@ class Distillation(Objective):
         self.corruption = RareTokens(masked_lm.corruption, counts**-settings.smoothing)  # type: ignore[arg-type]
         self.teacher: tuple[Companion, ...] = ()
 
+    @classmethod
+    def head_names(cls, settings: DistillationSettings) -> tuple[str, ...]:
+        """The student's head over the vocabulary."""
+        return ("masked-lm",)
+
     def places(self) -> dict[str, Place]:
         """The teacher and its head."""
         return {"teacher": Place(self.settings.teacher or None, ("masked-lm",), "teacher", required=True)}
@@ -149,6 +153,11 @@ class Distillation(Objective):
         """Refuse a student whose states cannot be compared with the teacher's; let a fresh one begin with
         the teacher's weights, if it is to."""
         for teacher in self.teacher:
+            ours, theirs = backbone.config.vocab_size, teacher.backbone.config.vocab_size
+            if ours != theirs:
+                raise ValueError(
+                    f"the student scores {ours} tokens and the teacher {theirs}; they must be the same"
+                )
             ours, theirs = backbone.hidden_size, teacher.backbone.hidden_size
             if self.settings.cosine_weight and ours != theirs:
                 raise ValueError(

@@ -75,7 +75,6 @@ class HiddenDistillation(Objective):
     """The device's half: one pass of the student and one of the teacher, with every layer's states."""
 
     Settings = HiddenDistillationSettings
-    stored = ()
     alone = True
 
     def __init__(self, settings: HiddenDistillationSettings, config: TransformerConfig, store: Store) -> None:
@@ -88,6 +87,11 @@ class HiddenDistillation(Objective):
         self.heads = nn.ModuleDict()
         self.teacher: tuple[Transformer, ...] = ()
         self.fit: nn.Module = nn.Identity()
+
+    @classmethod
+    def head_names(cls, settings: HiddenDistillationSettings) -> tuple[str, ...]:
+        """Nothing is predicted."""
+        return ()
 
     def places(self) -> dict[str, Place]:
         """The teacher, whose heads teach nothing here."""

@@ -179,6 +179,11 @@ class MaskedLM(Objective):
         self.heads = nn.ModuleDict({"masked-lm": MaskedLMHead(config)})
         self.weight = settings.weight
 
+    @classmethod
+    def head_names(cls, settings: MaskedLMSettings) -> tuple[str, ...]:
+        """The head over the vocabulary."""
+        return ("masked-lm",)
+
     def loss(self, backbone: nn.Module, states: States, batch: Batch) -> Loss:
         """Mean cross-entropy in nats over the hidden tokens of the batch."""
         assert batch.predicted is not None

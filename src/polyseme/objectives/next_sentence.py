@@ -151,6 +151,11 @@ class NextSentence(Objective):
         self.heads = nn.ModuleDict({"next-sentence": PairHead(config)})
         self.weight = settings.weight
 
+    @classmethod
+    def head_names(cls, settings: NextSentenceSettings) -> tuple[str, ...]:
+        """The pair head."""
+        return ("next-sentence",)
+
     def loss(self, backbone: nn.Module, states: States, batch: Batch) -> Loss:
         """Mean cross-entropy in nats over the pairs."""
         assert batch.pair_labels is not None

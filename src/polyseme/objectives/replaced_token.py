@@ -143,6 +143,11 @@ class ReplacedToken(Objective):
         self.generator_heads = nn.ModuleDict({"masked-lm": MaskedLMHead(self.generator.config)})
         self.adopted = False
 
+    @classmethod
+    def head_names(cls, settings: ReplacedTokenSettings) -> tuple[str, ...]:
+        """The backbone's own head; the generator's stays with the generator."""
+        return ("replaced-token",)
+
     def places(self) -> dict[str, Place]:
         """The generator goes on where its folder left it."""
         return {"generator": Place(self.settings.generator_from, ("masked-lm",), setting="generator_from")}

@@ -39,7 +39,7 @@ def begin(
     recipe: Recipe, store: Store, settings: PretrainSettings
 ) -> tuple[Transformer, Card, dict[str, nn.Module]]:
     """The network to begin with: random, or the model named by `from_model` with its heads."""
-    wanted = [head for entry in recipe.objectives for head in stored_heads(entry)]
+    wanted = [head for entry in recipe.objectives for head in _head_names(entry)]
     made = {"seed": settings.seed, "data": store.fingerprint}
     if settings.from_model is None:
         config = model_config(recipe, settings.size, store)
@@ -110,40 +110,42 @@ def _merged(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 def build_objective(recipe: Recipe, config: TransformerConfig, store: Store) -> Objective:
     """The objective of a recipe; several share one pass of the backbone."""
     parts = [_build_part(entry, config, store) for entry in recipe.objectives]
-    if len(parts) == 1:
-        return parts[0]
+    heads = [name for part in parts for name in part.heads]
+    if twice := {name for name in heads if heads.count(name) > 1}:
+        raise SettingsError(f"two objectives of the recipe use the head {min(twice)}; leave one of them out")
     for part, entry in zip(parts, recipe.objectives, strict=True):
-        if part.alone:
+        if part.alone and len(parts) > 1:
             raise SettingsError(
                 f"{entry['name']} reads its batches in its own way and can share no pass; "
                 "let it be the recipe's only objective"
             )
-    return Joint(parts)
+    return parts[0] if len(parts) == 1 else Joint(parts)
 
 
-def stored_heads(entry: dict[str, Any]) -> tuple[str, ...]:
-    """The heads of a model folder that an objective of a recipe can go on with."""
-    kind, name = _objective_class(entry), str(entry["name"])
-    return (name,) if kind.stored is None else kind.stored
+def _build_part(entry: dict[str, Any], config: TransformerConfig, store: Store) -> Objective:
+    objective, settings = _objective(entry)
+    try:
+        built: Objective = objective(settings, config, store)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+    return built
 
 
-def _objective_class(entry: dict[str, Any]) -> Any:
-    name = str(entry.get("name", ""))
+def _head_names(entry: dict[str, Any]) -> tuple[str, ...]:
+    objective, settings = _objective(entry)
+    names: tuple[str, ...] = objective.head_names(settings)
+    return names
+
+
+def _objective(entry: dict[str, Any]) -> tuple[Any, Any]:
+    """The class of an objective, and its settings as a record."""
+    fields = dict(entry)
+    name = str(fields.pop("name", ""))
     if name not in OBJECTIVES:
         raise SettingsError(
             f"there is no objective {name!r}{nearest(name, list(OBJECTIVES))}; "
             f"choose one of {', '.join(OBJECTIVES)}"
         )
     module, _, kind = OBJECTIVES[name].partition(":")
-    return getattr(import_module(module), kind)
-
-
-def _build_part(entry: dict[str, Any], config: TransformerConfig, store: Store) -> Objective:
-    objective = _objective_class(entry)
-    fields = dict(entry)
-    name = str(fields.pop("name"))
-    try:
-        built: Objective = objective(from_plain(fields, objective.Settings, where=name), config, store)
-    except ValueError as error:
-        raise SettingsError(str(error)) from error
-    return built
+    objective = getattr(import_module(module), kind)
+    return objective, from_plain(fields, objective.Settings, where=name)

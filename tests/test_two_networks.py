@@ -31,7 +31,7 @@ from polyseme.training.distilling import distill
 from polyseme.training.journal import read_journal
 from polyseme.training.optimizers import build_optimizers
 from polyseme.training.pretraining import pretrain
-from polyseme.training.recipes import changed, read_recipe
+from polyseme.training.recipes import changed, read_recipe, sized
 from polyseme.training.settings import TrainingSettings
 from polyseme.training.state import newest_state
 
@@ -47,7 +47,7 @@ SMALL = (
     "sizes.tiny.num_heads=4",
     "sizes.tiny.intermediate_size=64",
 )
-ELECTRA = (*SMALL, "sizes.tiny.embedding={size=16}", "sizes.tiny.dropout=0.1")
+ELECTRA = (*SMALL, "training.optimizer=adamw", "sizes.tiny.embedding={size=16}", "sizes.tiny.dropout=0.1")
 
 
 @pytest.fixture(scope="module")
@@ -163,11 +163,11 @@ def test_shared_tensors_are_one_in_a_state_and_under_the_optimizer(store: Store,
 
 
 def test_a_killed_run_of_two_networks_ends_with_the_same_weights(store: Store, tmp_path: Path) -> None:
-    whole = options(store, tmp_path / "whole", steps=30, save_steps=1)
+    whole = options(store, tmp_path / "whole", steps=16, save_steps=1)
     pretrain(**whole)
     killed = whole | {"out": str(tmp_path / "killed")}
     kills = 0
-    for wanted in (4, 12, 21):
+    for wanted in (4, 10):
         process = subprocess.Popen(
             [
                 sys.executable,
@@ -205,9 +205,11 @@ def test_detection_learns_what_a_poor_generator_makes_up(store: Store, tmp_path:
 
 
 def test_a_family_without_the_head_is_refused_before_training(store: Store, tmp_path: Path) -> None:
-    change = [*SMALL, "family=bert", "sizes.tiny.embedding={}", "objectives.0.generator_size=1.0"]
+    change = [*SMALL, "family=bert", "model.embedding={}"]
     with pytest.raises(CheckpointError, match="a bert folder cannot hold the heads replaced-token"):
         pretrain(**options(store, tmp_path / "run", change=change))
+    with pytest.raises(CheckpointError, match="always has 'gelu'"):  # the generator's head, in this family
+        pretrain(**options(store, tmp_path / "other", change=[*ELECTRA, "model.activation=relu"]))
     assert not (tmp_path / "run" / "journal.jsonl").exists()
 
 
@@ -304,3 +306,19 @@ def test_pairs_are_scored_by_balanced_accuracy(teacher: Path) -> None:
     lines = [line for line in read_journal(teacher / "journal.jsonl") if line["kind"] == "held-out"]
     assert list(lines[-1]["measures"]) == ["next-sentence balanced accuracy"]
     assert 0 <= lines[-1]["measures"]["next-sentence balanced accuracy"] <= 1
+
+
+def test_the_generators_of_the_recipe_have_the_published_sizes(store: Store) -> None:
+    found = {}
+    for size in ("small", "base", "large"):
+        recipe = sized(read_recipe("electra"), size)
+        with torch.device("meta"):
+            objective = build_objective(recipe, model_config(recipe, None, store), store)
+        config = objective.companions()["generator"].backbone.config
+        found[size] = (config.hidden_size, config.intermediate_size, config.num_heads, config.embedding_size)
+        assert objective.corruption.masking.settings.rate == (0.25 if size == "large" else 0.15)  # type: ignore[attr-defined]
+    assert found == {
+        "small": (64, 256, 1, 128),
+        "base": (256, 1024, 4, 768),
+        "large": (256, 1024, 4, 1024),
+    }

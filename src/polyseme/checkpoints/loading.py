@@ -1,6 +1,7 @@
 """Model folders into memory: every tensor of the file used, every tensor of the model filled, or an error."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -47,9 +48,9 @@ def load(
     return model
 
 
-def heads_in(folder: Path) -> list[str]:
+def heads_in(folder: Path, *, layout: str | None = None, settings: Path | None = None) -> list[str]:
     """The heads that a model folder has weights for."""
-    source = Source(folder)
+    source = Source(folder, layout=layout, settings=settings)
     return [head for head in HEADS if head in source.parts]
 
 
@@ -61,10 +62,16 @@ def read_model(
     labels: Sequence[str] = (),
     pooling: str | None = None,
     dtype: torch.dtype | None = None,
+    layout: str | None = None,
+    settings: Path | None = None,
 ) -> tuple[Model, Reading]:
-    """As `load`, with an account of the tensors; `folder` is one on this machine."""
+    """As `load`, with an account of the tensors; `folder` is one on this machine.
+
+    `layout` says which project's folder it is where several fit, and `settings` names its settings file where
+    that lies elsewhere.
+    """
     dtype = dtype or torch.float32
-    source = Source(folder)
+    source = Source(folder, layout=layout, settings=settings)
     read, drawn = source.choose(heads, fresh)
     config = source.config(pooler="pooler" in {*read, *drawn})
     classes = source.classes() if "classification" in read else None
@@ -82,6 +89,7 @@ def read_model(
     tensors, reading = read_tensors(
         source.format, source.stored, wanted, parts=read, where=source.folder, dtype=dtype
     )
+    reading = replace(reading, layout=source.opened.layout, left=source.opened.left)
 
     if "pooler" in drawn:
         backbone.pooler = _fresh_pooler(config, dtype)
@@ -149,9 +157,10 @@ def _compute_buffers(backbone: Transformer) -> None:
 
 
 def _tokenizer(source: Source, config: TransformerConfig) -> Tokenizer | None:
-    if not any((source.folder / name).exists() for name in _TOKENIZERS):
+    place = source.opened.vocabulary or source.folder
+    if place == source.folder and not any((place / name).exists() for name in _TOKENIZERS):
         return None
-    tokenizer = Tokenizer.load(source.folder)
+    tokenizer = Tokenizer.load(place)
     if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"{source.folder}: the tokenizer has {tokenizer.vocab_size} tokens, "

@@ -73,4 +73,18 @@ BERT = Layout(
     counts={"num_hidden_layers": "bert/encoder/layer_{n}/output/dense/bias"},
     written={"layer_norm_eps": 1e-12},
     ignored=OPTIMIZER,
+    saved_as="bert_model.ckpt",
+    saved_settings=(
+        "attention_probs_dropout_prob",
+        "hidden_act",
+        "hidden_dropout_prob",
+        "hidden_size",
+        "initializer_range",
+        "intermediate_size",
+        "max_position_embeddings",
+        "num_attention_heads",
+        "num_hidden_layers",
+        "type_vocab_size",
+        "vocab_size",
+    ),
 )

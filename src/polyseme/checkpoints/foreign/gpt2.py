@@ -4,7 +4,7 @@ from polyseme.checkpoints.foreign.layouts import OPTIMIZER, Held, Layout, Rules
 
 
 def layer_rules(foreign: str) -> dict[str, str | Held]:
-    """Rules of the layers of GPT and GPT-2: matrices are kernels of width 1, inputs by outputs on both sides."""
+    """Rules of the layers of GPT and GPT-2: kernels of width 1, inputs by outputs on both sides."""
     rules: dict[str, str | Held] = {}
     for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"):
         theirs = f"{foreign}{name.replace('.', '/')}"

@@ -98,6 +98,10 @@ class Layout:
     """Reads the settings file."""
     finish: Callable[[dict[str, Any], Shapes], dict[str, Any]] = lambda plain, shapes: {}
     """Further keys of config.json; raises `ValueError` for what we do not compute."""
+    saved_as: str = ""
+    """What the checkpoint is called when we write one; empty where we write none."""
+    saved_settings: tuple[str, ...] = ()
+    """The keys of the settings file, when we write one."""
     vocabularies: tuple[str, ...] = ()
     """Names of the tokenizer's file, where they are not those that tokenizers are looked for by."""
 
@@ -116,7 +120,10 @@ def layout_of(name: str) -> Layout:
 
 def dense(published: str, foreign: str) -> dict[str, str | Held]:
     """Rules of a dense layer as TensorFlow writes it, its kernel inputs by outputs."""
-    return {f"{published}weight": Held((f"{foreign}kernel",), turned=True), f"{published}bias": f"{foreign}bias"}
+    return {
+        f"{published}weight": Held((f"{foreign}kernel",), turned=True),
+        f"{published}bias": f"{foreign}bias",
+    }
 
 
 def norm(published: str, foreign: str) -> dict[str, str | Held]:

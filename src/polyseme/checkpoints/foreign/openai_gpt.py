@@ -15,7 +15,9 @@ _HEAD_SIZE = 64
 def _finish(plain: dict[str, Any], shapes: Shapes) -> dict[str, Any]:
     width = shapes["model/we"][-1]
     if "n_head" not in plain and width % _HEAD_SIZE:
-        raise ValueError(f"n_embd is {width}, which is no multiple of {_HEAD_SIZE}; name a settings file with n_head")
+        raise ValueError(
+            f"n_embd is {width}, which is no multiple of {_HEAD_SIZE}; name a settings file with n_head"
+        )
     return {"n_head": plain.get("n_head", width // _HEAD_SIZE)}
 
 

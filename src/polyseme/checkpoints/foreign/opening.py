@@ -14,6 +14,9 @@ from polyseme.checkpoints.json_files import read_object
 from polyseme.checkpoints.weights import READERS, Stored, open_weights
 from polyseme.errors import CheckpointError
 
+UNSAID = "transformers"
+"""Key of a foreign settings file under which we write those of config.json that it cannot say."""
+
 
 @dataclass(frozen=True)
 class Container:
@@ -45,7 +48,9 @@ CONTAINERS = {
         "Paddle's parameters",
     ),
     "pdparams": Container(
-        ("*.pdparams",), "polyseme.checkpoints.readers.numpy_pickles:open_pickled_arrays", "Paddle's parameters"
+        ("*.pdparams",),
+        "polyseme.checkpoints.readers.numpy_pickles:open_pickled_arrays",
+        "Paddle's parameters",
     ),
     "torch": Container(
         ("*.bin", "*.bin-[0-9]*", "*.pt"), "polyseme.checkpoints.weights:open_torch", "a pickle of torch"
@@ -87,7 +92,8 @@ def open_folder(folder: Path, *, layout: str | None = None, settings: Path | Non
     stored, left = translate(chosen, foreign)
     file = settings or _settings_file(folder, chosen)
     where = file or folder
-    plain = _plain(chosen, {} if file is None else chosen.read(file), foreign, stored, where)
+    said = {} if file is None else chosen.read(file)
+    plain = published_settings(chosen, said, foreign, stored, where)
     vocabularies = [folder / vocabulary for vocabulary in chosen.vocabularies]
     vocabulary = next((path for path in vocabularies if path.is_file()), None)
     return Opened(plain, where, stored, left, name, vocabulary)
@@ -135,7 +141,7 @@ def _file(folder: Path, container: Container) -> Path | None:
             files = _latest(folder, files)
         if len(files) > 1:
             raise CheckpointError(
-                f"{folder} holds several files like {container.words}: {listed(path.name for path in files)}; "
+                f"{folder} holds several files like {container.words}: {listed(p.name for p in files)}; "
                 "put the one that is meant into a folder of its own"
             )
         if files:
@@ -148,7 +154,9 @@ def _latest(folder: Path, files: list[Path]) -> list[Path]:
     note = folder / "checkpoint"
     if not note.is_file() or note.stat().st_size > 1 << 20:
         return files
-    named = re.search(r'^model_checkpoint_path:\s*"([^"]*)"', note.read_text("utf-8", "replace"), re.MULTILINE)
+    named = re.search(
+        r'^model_checkpoint_path:\s*"([^"]*)"', note.read_text("utf-8", "replace"), re.MULTILINE
+    )
     # The note often has the path of the machine that wrote it; only the name counts.
     name = f"{named[1].rpartition('/')[2]}.index" if named else ""
     return [path for path in files if path.name == name] or files
@@ -189,7 +197,7 @@ def _settings_file(folder: Path, layout: Layout) -> Path | None:
     return None
 
 
-def _plain(
+def published_settings(
     layout: Layout,
     settings: dict[str, Any],
     foreign: Mapping[str, Stored],
@@ -197,10 +205,13 @@ def _plain(
     where: Path,
 ) -> dict[str, Any]:
     """The content of config.json."""
+    unsaid = settings.get(UNSAID, {})
     plain = {**layout.written, **{layout.names.get(key, key): value for key, value in settings.items()}}
     for key, meanings in layout.values.items():
         if isinstance(plain.get(key), str):
             plain[key] = meanings.get(plain[key], plain[key])
+    if isinstance(unsaid, dict):
+        plain |= unsaid
     for key, (name, dimension) in layout.sizes.items():
         if key not in plain and name in foreign and dimension < len(foreign[name].shape):
             plain[key] = foreign[name].shape[dimension]

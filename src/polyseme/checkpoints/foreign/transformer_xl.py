@@ -36,15 +36,15 @@ RULES: Rules = {
 
 def _finish(plain: dict[str, Any], shapes: Shapes) -> dict[str, Any]:
     """The sizes of the clusters, and which of them share their projection with the embedding."""
-    tables = []
+    tables: list[tuple[int, ...]] = []
     while (table := shapes.get(f"{_EMBEDDING}{len(tables)}/lookup_table")) and len(table) == 2:
         tables.append(table)
     if not tables or len(shapes.get("transformer/r_w_bias", ())) != 3:
         raise ValueError("the embedding has no clusters, or its layers share their biases (untie_r is false)")
-    widths = [width for _, width in tables]
+    widths = [table[1] for table in tables]
     if len(tables) > 1 and (not widths[1] or widths[0] % widths[1]):
         raise ValueError(f"the clusters have the widths {widths}, which no div_val gives")
-    ends = [sum(size for size, _ in tables[: number + 1]) for number in range(len(tables))]
+    ends = [sum(table[0] for table in tables[: number + 1]) for number in range(len(tables))]
     width = shapes.get("transformer/layer_0/rel_attn/qkv/kernel", (0, 0))[0]
     return {
         "vocab_size": ends[-1],

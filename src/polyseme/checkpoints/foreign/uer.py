@@ -79,8 +79,14 @@ def settings_of(plain: dict[str, Any], *, refused: dict[str, tuple[Any, ...]]) -
     """What UER's settings say beyond names; raises for a choice that the layout does not have."""
     for key, allowed in refused.items():
         if key in plain and plain[key] not in allowed:
-            raise ValueError(f"{key} is {plain[key]!r}, which is not read; {' or '.join(map(repr, allowed))} is")
-    return {"attention_probs_dropout_prob": plain["hidden_dropout_prob"]} if "hidden_dropout_prob" in plain else {}
+            raise ValueError(
+                f"{key} is {plain[key]!r}, which is not read; {' or '.join(map(repr, allowed))} is"
+            )
+    return (
+        {"attention_probs_dropout_prob": plain["hidden_dropout_prob"]}
+        if "hidden_dropout_prob" in plain
+        else {}
+    )
 
 
 POST_NORM = {

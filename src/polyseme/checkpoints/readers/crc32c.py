@@ -63,10 +63,10 @@ def _tables(zeros: int) -> Words:
     `zeros` is a power of two, so that each table follows from the one before it.
     """
     if zeros == 1:
-        values = np.arange(256, dtype=np.uint32)
+        values: Words = np.arange(256, dtype=np.uint32)
         for _ in range(8):
-            values = values >> 1 ^ np.where(values & 1, np.uint32(_POLYNOMIAL), np.uint32(0))
-        others = [np.arange(256, dtype=np.uint32) << (8 * place) for place in range(3)]
+            values = values >> np.uint32(1) ^ (values & np.uint32(1)) * np.uint32(_POLYNOMIAL)
+        others = [np.arange(256, dtype=np.uint32) << np.uint32(8 * place) for place in range(3)]
         return np.stack([values, *others])
     half = _tables(zeros // 2)
     return np.stack([_apply(half, table) for table in half])

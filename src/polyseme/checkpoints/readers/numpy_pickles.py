@@ -5,11 +5,13 @@ pickles arrays; each of these stands for a function of ours, so that nothing of 
 """
 
 import math
+import mmap
 import pickle
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,8 +33,8 @@ _KINDS = {
 }
 """The plain kinds of numbers, by NumPy's codes."""
 
-_LARGEST = 1 << 36
 _MOST_DIMENSIONS = 64
+_MOST_NUMBERS = 1 << 48
 _NAME_TABLE = "StructuredToParameterName@@"
 """Paddle keeps its own names of the parameters under this key."""
 
@@ -66,7 +68,9 @@ class _Array:
         _, shape, dtype, by_columns, content = state
         if not isinstance(dtype, _Dtype) or not isinstance(content, bytes) or not isinstance(shape, tuple):
             raise ValueError("an array's state is not what it must be")
-        if len(shape) > _MOST_DIMENSIONS or not all(type(size) is int and size >= 0 for size in shape):
+        if len(shape) > _MOST_DIMENSIONS or not all(
+            type(size) is int and 0 <= size < _MOST_NUMBERS for size in shape
+        ):
             raise ValueError(f"an array has an impossible shape of {len(shape)} dimensions")
         if math.prod(shape) * _KINDS[dtype.kind].itemsize != len(content):
             raise ValueError(f"an array of the shape {list(shape)} has {len(content)} bytes")
@@ -85,45 +89,59 @@ def _reconstruct(*_: Any) -> _Array:
     return _Array()
 
 
-def _encode(text: Any, encoding: Any = "latin1") -> bytes:
-    """Protocol 2 writes bytes as a text with this call around it."""
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise _Refused("texts in another encoding")
-    return text.encode("latin1")
-
-
-def _tuple(items: Any = ()) -> tuple[Any, ...]:
-    return tuple(items) if isinstance(items, list | tuple) else ()
+def _tuple(items: Any) -> Any:
+    if not isinstance(items, tuple):
+        raise _Refused("builtins.tuple of something else than a tuple")
+    return items
 
 
 _KNOWN: dict[tuple[str, str], Any] = {
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _reconstruct for core in ("core", "_core")},
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Dtype,
-    ("_codecs", "encode"): _encode,
-    ("collections", "OrderedDict"): OrderedDict,
+    # Without arguments: a list that is named again and again would be copied again and again.
+    ("collections", "OrderedDict"): lambda: OrderedDict(),
     ("builtins", "tuple"): _tuple,
     ("__builtin__", "tuple"): _tuple,
 }
 """What a file may name, and what of ours stands for it."""
 
-_BASE: Any = pickle._Unpickler  # The one in Python: that in C takes memory for whatever place a file names.
-_CODES = (
-    "PROTO FRAME STOP MARK POP POP_MARK NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG1 LONG4 LONG "
-    "FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 "
-    "BINBYTES SHORT_BINBYTES BINBYTES8 EMPTY_LIST LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 "
-    "EMPTY_DICT DICT SETITEM SETITEMS GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE GLOBAL "
-    "STACK_GLOBAL REDUCE BUILD"
-).split()
+_CODES = """
+PROTO FRAME STOP MARK POP POP_MARK NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG1 LONG4 LONG FLOAT
+BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES
+SHORT_BINBYTES BINBYTES8 EMPTY_LIST LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_DICT DICT
+SETITEM SETITEMS GET BINGET LONG_BINGET PUT BINPUT LONG_BINPUT MEMOIZE GLOBAL STACK_GLOBAL REDUCE BUILD
+"""
+"""What the unpickler does; all else in a pickle makes objects of classes, or asks for something outside."""
+
+_PYTHONS: Any = pickle._Unpickler  # Not that in C, which takes memory for whatever place a file names.
 
 
-class _Unpickler(_BASE):  # type: ignore[misc]
-    dispatch = {code: _BASE.dispatch[code] for code in (getattr(pickle, name)[0] for name in _CODES)}
+class _Unpickler(_PYTHONS):  # type: ignore[misc]
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        code: _PYTHONS.dispatch[code]
+        for code in (getattr(pickle, name)[0] for name in re.findall(r"\w+", _CODES))
+    }
+
+    def __init__(self, file: mmap.mmap) -> None:
+        super().__init__(file, encoding="latin1")
+        self._to_encode = len(file)
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):
+            return self._encode
         if (module, name) not in _KNOWN:
             raise _Refused(f"{module}.{name}")
         return _KNOWN[module, name]
+
+    def _encode(self, text: Any, encoding: Any = "latin1") -> bytes:
+        """Protocol 2 writes bytes as a text with this call around it; no text is longer than the file."""
+        if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+            raise _Refused("texts in another encoding")
+        self._to_encode -= len(text)
+        if self._to_encode < 0:
+            raise _Refused("more bytes than it holds")
+        return text.encode("latin1")
 
     def load_build(self) -> None:
         """Give an array or a kind its state; nothing else of ours has any."""
@@ -141,16 +159,12 @@ def open_pickled_arrays(path: Path) -> dict[str, Stored]:
     Raises `CheckpointError` where the file asks for anything but arrays and plain containers, and names it.
     """
     try:
-        if path.stat().st_size > _LARGEST:
-            raise CheckpointError(f"{path} is larger than {_LARGEST >> 30} GB")
-        with path.open("rb") as file:
-            content = _Unpickler(file, encoding="latin1").load()
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+            content = _Unpickler(mapped).load()
     except _Refused as error:
         raise CheckpointError(
             f"{path} is not only weights: it asks for {error}; polyseme runs no code from files"
         ) from error
-    except CheckpointError:
-        raise
     except Exception as error:  # A damaged pickle raises whatever its bytes happen to say.
         message = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise CheckpointError(f"{path} is damaged or cut off: {message}") from error

@@ -73,9 +73,7 @@ def _pieces(folder: Path) -> list[NDArray[np.float32]]:
     return pieces
 
 
-def _reader(
-    pieces: list[NDArray[np.float32]], start: int, shape: tuple[int, ...]
-) -> Callable[[], Tensor]:
+def _reader(pieces: list[NDArray[np.float32]], start: int, shape: tuple[int, ...]) -> Callable[[], Tensor]:
     def read() -> Tensor:
         parts, place, end = [], 0, start + math.prod(shape)
         for piece in pieces:

@@ -1,4 +1,4 @@
-"""Sorted tables of keys and values, LevelDB's file format, in which TensorFlow keeps the index of a checkpoint.
+"""Sorted tables of keys and values: LevelDB's format, in which TensorFlow keeps a checkpoint's index.
 
 Entries lie sorted in blocks; of each key only what differs from the one before it is written, except at the
 restarts. An index block names the last key and the place of every block; the footer names the index block.

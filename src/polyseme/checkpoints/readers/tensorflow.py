@@ -90,7 +90,7 @@ def open_checkpoint(index: Path) -> dict[str, Stored]:
 def refuse_old_checkpoint(path: Path) -> dict[str, Stored]:
     """Say how a checkpoint of version 1, one file without an index, can be read."""
     raise CheckpointError(
-        f"{path} has no {path.name}.index beside it, so it is a TensorFlow checkpoint of version 1 or cut off; "
+        f"{path} has no {path.name}.index beside it: a TensorFlow checkpoint of version 1, or cut off; "
         "save it again with tf.compat.v1.train.Saver, which writes version 2"
     )
 
@@ -149,7 +149,9 @@ def _reader(name: str, entry: _Entry, shard: _Shard) -> Callable[[], Tensor]:
     def read() -> Tensor:
         dtype = DTYPES.get(entry.kind)
         if dtype is None:
-            raise CheckpointError(f"{shard.path}: {name} is of TensorFlow's kind {entry.kind}, not of numbers")
+            raise CheckpointError(
+                f"{shard.path}: {name} is of TensorFlow's kind {entry.kind}, not of numbers"
+            )
         content = shard.read(entry.offset, entry.size) if entry.size else b""
         if len(content) != entry.size or masked(crc32c(content)) != entry.checksum:
             raise CheckpointError(f"{shard.path}: {name} is damaged, its checksum is wrong; fetch it again")

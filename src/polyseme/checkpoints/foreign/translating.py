@@ -67,11 +67,11 @@ def translate(
     left: dict[str, tuple[str, ...]] = {}
     for kind, expression in layout.ignored.items():
         pattern = re.compile(expression)
-        found = tuple(sorted(name for name in foreign if name not in used and pattern.fullmatch(name)))
+        found = {tensor.name for name, tensor in foreign.items() if pattern.fullmatch(name)} - used
         if found:
-            left[kind] = found
-            used.update(found)
-    rest = {name: tensor for name, tensor in foreign.items() if name not in used}
+            left[kind] = tuple(sorted(found))
+            used |= found
+    rest = {name: tensor for name, tensor in foreign.items() if tensor.name not in used}
     if twice := sorted(rest.keys() & published.keys()):
         raise CheckpointError(f"{rest[twice[0]].file} holds {listed(twice)} beside the names of its layout")
     return published | rest, left

@@ -65,7 +65,7 @@ def kernels(name: str, tensor: Tensor, *, norm: bool) -> tuple[str, Tensor]:
 
 
 def bert(model: Any) -> Foreign:
-    return {name: tensor for name, tensor in (_bert(*item) for item in own_tensors(model).items())}
+    return dict(_bert(*item) for item in own_tensors(model).items())
 
 
 def _bert(name: str, tensor: Tensor) -> tuple[str, Tensor]:

@@ -18,6 +18,9 @@ OLD_NAMES = {
     "target.layer_norm.gamma": "target.mlm.layer_norm.gamma",
     "target.layer_norm.beta": "target.mlm.layer_norm.beta",
     "target.output_layer.weight": "target.lm.output_layer.weight",
+    # The pooler has another name where a classifier was fine-tuned.
+    "output_layer_1.weight": "target.sp.linear_1.weight",
+    "output_layer_1.bias": "target.sp.linear_1.bias",
     **{
         f"target.{old}_linear_{number}.{end}": f"target.{new}.linear_{number}.{end}"
         for old, new in (("mlm", "mlm"), ("sp", "sp"), ("nsp", "sp"), ("sop", "sp"))
@@ -72,6 +75,7 @@ RULES: Rules = {
     **norm("cls.predictions.transform.LayerNorm.", "target.mlm.layer_norm."),
     "cls.predictions.decoder.weight": "target.mlm.linear_2.weight",
     "cls.predictions.bias": "target.mlm.linear_2.bias",
+    **linear("classifier.", "output_layer_2."),
 }
 
 
@@ -111,6 +115,7 @@ BERT = Layout(
     marks=("embedding.seg.embedding.weight", "encoder.transformer.0.self_attn.linear_layers.0.weight"),
     rules=RULES,
     architectures=(
+        ("classifier.weight", "BertForSequenceClassification"),
         ("cls.seq_relationship.weight", "BertForPreTraining"),
         ("cls.predictions.bias", "BertForMaskedLM"),
         ("", "BertModel"),

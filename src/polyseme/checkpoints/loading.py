@@ -114,9 +114,9 @@ def _shapes(
         with torch.device("meta"):
             backbone = Transformer(config)
             return backbone, {head: build_head(head, config, classes, reading) for head in heads}
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, OverflowError) as error:  # A number of more than 64 bits is a TypeError.
         raise CheckpointError(
-            f"{source.folder}/config.json asks for sizes that no machine holds: hidden_size "
+            f"{source.opened.where} asks for sizes that no machine holds: hidden_size "
             f"{config.hidden_size}, vocab_size {config.vocab_size}"
         ) from error
 

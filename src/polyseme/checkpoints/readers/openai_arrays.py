@@ -1,6 +1,7 @@
 """OpenAI's arrays of GPT: params_0.npy to params_9.npy, one row of numbers, cut by params_shapes.json."""
 
 import math
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,7 +62,9 @@ def _pieces(folder: Path) -> list[NDArray[np.float32]]:
     pieces: list[NDArray[np.float32]] = []
     while (path := folder / f"params_{len(pieces)}.npy").exists() and len(pieces) < _MOST_PIECES:
         try:
-            piece = np.load(path, mmap_mode="r", allow_pickle=False)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # What NumPy only warns of is damage here.
+                piece = np.load(path, mmap_mode="r", allow_pickle=False)
         except Exception as error:  # The header is a Python expression and fails in as many ways as one.
             first = (str(error) or type(error).__name__).splitlines()[0][:200]
             raise CheckpointError(f"{path} is damaged or no array of NumPy: {first}") from error

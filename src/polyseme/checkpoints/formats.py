@@ -16,6 +16,8 @@ from polyseme.records import flat, nested
 FORMATS = {
     "bert": "polyseme.checkpoints.bert:BERT",
     "modernbert": "polyseme.checkpoints.modernbert:MODERNBERT",
+    "transfo-xl": "polyseme.checkpoints.transfo_xl:TRANSFO_XL",
+    "xlnet": "polyseme.checkpoints.xlnet:XLNET",
 }
 """By the `model_type` of config.json."""
 
@@ -66,7 +68,7 @@ class Format:
     write_more: Callable[[TransformerConfig], dict[str, Any]]
     """Further keys of config.json."""
     ties: Mapping[str, str]
-    """Foreign tensors of the masked-lm head that must equal another one, where both are stored."""
+    """Foreign tensors that must equal another one, where both are stored."""
     special_ids: Mapping[str, str] = field(default_factory=dict)
     """Keys of config.json for tokens of the tokenizer, by the role of the token."""
     old_names: tuple[tuple[str, str], ...] = ()

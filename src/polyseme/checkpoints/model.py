@@ -19,6 +19,8 @@ FORMAT_VERSION = 1
 
 HEADS = {
     "masked-lm": "polyseme.models.heads:MaskedLMHead",
+    "permutation-lm": "polyseme.models.transformer.streams:PermutationLMHead",
+    "adaptive-lm": "polyseme.models.adaptive:AdaptiveLMHead",
     "next-sentence": "polyseme.models.heads:PairHead",
     "classification": "polyseme.models.heads:ClassificationHead",
 }

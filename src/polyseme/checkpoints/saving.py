@@ -66,7 +66,7 @@ def _settings(model: Model, format: Format) -> dict[str, Any]:
     config = model.backbone.config
     plain = config_json(format, config) | {
         "architectures": [architecture],
-        "dtype": str(model.backbone.embeddings.tokens.weight.dtype).removeprefix("torch."),
+        "dtype": str(next(model.backbone.parameters()).dtype).removeprefix("torch."),
         "tie_word_embeddings": True,
     }
     if model.tokenizer is not None:

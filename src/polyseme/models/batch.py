@@ -27,6 +27,12 @@ class Batch:
     """Flat indices into `batch × length` of the positions to predict: `[predictions]`."""
     labels: Tensor | None = None
     """What to predict: `[predictions]` beside `predicted`; of whole texts `[batch]` or `[batch, classes]`."""
+    order: Tensor | None = None
+    """Rank of each token where a row is read in another order than it is written in: a token sees those
+    whose rank is not above its own, and one that is predicted only those below."""
+    samples: Tensor | None = None
+    """The number of each row in its epoch where rows go on from one another: row i does so if this is one
+    more than the number of row i of the batch before. `[batch]`"""
     pair_labels: Tensor | None = None
     """Of a pair of segments (next sentence: 0 follows, 1 random): `[batch]`."""
 

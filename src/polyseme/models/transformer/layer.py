@@ -10,6 +10,10 @@ from polyseme.models.transformer.attention import Attention
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.embeddings import norm
 from polyseme.models.transformer.positions import Turn
+from polyseme.models.transformer.relative import RelativeAttention
+
+ATTENTIONS: dict[str, Callable[[TransformerConfig], nn.Module]] = {"relative": RelativeAttention}
+"""By positions, where they need an attention of their own."""
 
 
 class FeedForward(nn.Module):
@@ -51,7 +55,7 @@ class Layer(nn.Module):
 
     def __init__(self, config: TransformerConfig, *, attention_norm: bool) -> None:
         super().__init__()
-        self.attention = Attention(config)
+        self.attention = ATTENTIONS.get(config.positions, Attention)(config)
         self.attention_norm = norm(config, wanted=attention_norm)
         self.feedforward = FEEDFORWARDS[config.gated](config)
         self.feedforward_norm = norm(config)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from polyseme.checkpoints.formats import Format
-from polyseme.checkpoints.model import READ_POOLED
+from polyseme.checkpoints.model import PREDICT_TOKENS
 from polyseme.checkpoints.rules import Holding, Translation
 from polyseme.checkpoints.weights import Stored, as_floats
 from polyseme.errors import CheckpointError
@@ -78,7 +78,7 @@ def read_tensors(
     _check_shapes(sources, groups, shapes)
     read = {tensor.name for tensor in sources.values()}
     rest = {name: tensor for name, tensor in stored.items() if tensor.name not in read}
-    _check_ties(format, rest, sources, predicts=bool(parts - {"pooler", *READ_POOLED}))
+    _check_ties(format, rest, sources, predicts=bool(parts.intersection(PREDICT_TOKENS)))
     _check_rest(format, rest, parts, where)
 
     tensors: dict[str, Tensor] = {}

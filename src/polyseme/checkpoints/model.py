@@ -26,6 +26,9 @@ HEADS = {
 }
 """The heads that a folder can hold, by their names in `Model.heads`: import paths of their classes."""
 
+PREDICT_TOKENS = ("masked-lm", "permutation-lm", "adaptive-lm")
+"""The heads that score the whole vocabulary by the tokens' own vectors."""
+
 READ_POOLED = ("next-sentence", "classification")
 """The heads that read what a pooler makes of the first state, in families that have one."""
 

@@ -47,7 +47,7 @@ class Rows:
         if self.layout == "packed":
             arrays["document_ids"] = (self.spans + 1) * self.attention_mask
             arrays["position_ids"] = self.position_ids
-        elif self.layout == "pair" and self.spans.any():
+        elif self.layout in ("pair", "behind") and self.spans.any():
             arrays["token_type_ids"] = self.spans
         return arrays
 
@@ -71,7 +71,7 @@ def lay_out(store: Store, samples: Samples, chosen: Integers, *, length: int, pr
     used = np.bincount(row, weights=widths, minlength=len(chosen)).astype(np.int64)
     if used.max(initial=0) > length:
         raise ValueError(f"a row of {used.max()} tokens was planned where length is {length}")
-    width = int(used.max(initial=0)) if layout == "pair" else length
+    width = int(used.max(initial=0)) if layout in ("pair", "behind") else length
 
     shape = (len(chosen), width)
     input_ids = np.full(shape, tokenizer.filling_id, dtype=np.int64)
@@ -130,9 +130,14 @@ def _between(sizes: Integers, row: Integers, within: Integers, length: int) -> t
     return np.zeros(len(sizes), dtype=np.bool_), ~last | (taken[row] < length)
 
 
+def _behind(sizes: Integers, row: Integers, within: Integers, length: int) -> tuple[Booleans, Booleans]:
+    return within == 2, within < 2
+
+
 _FRAMES: dict[Layout, Callable[[Integers, Integers, Integers, int], tuple[Booleans, Booleans]]] = {
     "pair": _together,
     "packed": _each,
     "contiguous": _between,
+    "behind": _behind,
 }
 """Which spans begin with `[CLS]` and which end with `[SEP]`: from sizes, row, number in the row, length."""

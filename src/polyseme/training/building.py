@@ -71,7 +71,7 @@ def model_config(recipe: Recipe, size: str | None, store: Store) -> TransformerC
             f"choose one of {', '.join(recipe.sizes)}"
         )
     fields = _merged(recipe.model, recipe.sizes[size])
-    fields |= {"vocab_size": store.vocab_size, "padding_id": store.tokenizer.padding_id}
+    fields |= {"vocab_size": store.vocab_size, "padding_id": store.tokenizer.filling_id}
     config = from_plain(fields, TransformerConfig, where=f"the model of size {size}")
     if recipe.training.length > config.max_position_embeddings:
         raise SettingsError(

@@ -21,6 +21,15 @@ CHARACTERS = (
 )
 SHAPES: dict[str, dict[str, Any]] = {
     "bert": {},
+    "gpt2": {
+        "type_vocab_size": 0,
+        "norm_position": "before",
+        "layer_norm_eps": 1e-5,
+        "embedding": {"norm": False},
+        "attention": {"causal": True},
+        "final_norm": True,
+        "pooler": False,
+    },
     "modernbert": {
         "type_vocab_size": 0,
         "gated": True,

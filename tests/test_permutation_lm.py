@@ -326,10 +326,10 @@ SMALL = (
     "training.held_out=0.1",
     "training.learning_rate=5e-3",
     "training.warmup=0.05",
-    "sizes.tiny.num_layers=1",
-    "sizes.tiny.hidden_size=64",
-    "sizes.tiny.num_heads=2",
-    "sizes.tiny.intermediate_size=128",
+    "model.num_layers=1",
+    "model.hidden_size=64",
+    "model.num_heads=2",
+    "model.intermediate_size=128",
 )
 
 

@@ -29,7 +29,7 @@ from polyseme.training.building import Pretraining, model_config
 from polyseme.training.held_out import held_out_batches
 from polyseme.training.loader import Loader, Position
 from polyseme.training.pretraining import pretrain
-from polyseme.training.recipes import changed, read_recipe
+from polyseme.training.recipes import changed, read_recipe, sized
 
 assert one_thread  # a fixture, used by every test here
 SMALL = (
@@ -38,12 +38,12 @@ SMALL = (
     "training.held_out=0.1",
     "training.learning_rate=2e-3",
     "model.attention.relative.memory=24",
-    "sizes.tiny.num_layers=2",
-    "sizes.tiny.hidden_size=16",
-    "sizes.tiny.num_heads=2",
-    "sizes.tiny.intermediate_size=32",
-    "sizes.tiny.dropout=0.1",
-    "sizes.tiny.embedding.adaptive.cutoffs=[30, 80]",
+    "model.num_layers=2",
+    "model.hidden_size=16",
+    "model.num_heads=2",
+    "model.intermediate_size=32",
+    "model.dropout=0.1",
+    "model.embedding.adaptive.cutoffs=[30, 80]",
 )
 
 
@@ -132,7 +132,7 @@ def test_a_text_that_fills_no_row_still_gives_one(store: Store) -> None:
 
 
 def built(store: Store) -> Pretraining:
-    recipe = changed(read_recipe("transformer-xl"), [*SMALL, "sizes.tiny.dropout=0.0"])
+    recipe = changed(sized(read_recipe("transformer-xl"), "tiny"), [*SMALL, "model.dropout=0.0"])
     torch.manual_seed(0)
     config = model_config(recipe, "tiny", store)
     return Pretraining(Transformer(config), SegmentLM(SegmentLMSettings(), config, store))
@@ -235,6 +235,8 @@ def test_a_network_without_memory_is_refused(store: Store) -> None:
     config = TransformerConfig(vocab_size=store.vocab_size, hidden_size=8, num_heads=2, num_layers=1)
     with pytest.raises(ValueError, match=r"positions to 'relative' and attention\.causal"):
         SegmentLM(SegmentLMSettings(), config, store)
-    recipe = changed(read_recipe("transformer-xl"), ["sizes.tiny.embedding.adaptive.cutoffs=[9000]"])
+    recipe = changed(
+        sized(read_recipe("transformer-xl"), "tiny"), ["model.embedding.adaptive.cutoffs=[9000]"]
+    )
     with pytest.raises(SettingsError, match="must lie below vocab_size"):
         model_config(recipe, "tiny", store)

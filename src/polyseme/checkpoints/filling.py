@@ -84,7 +84,7 @@ def read_tensors(
     tensors: dict[str, Tensor] = {}
     for name, holding in groups.items():
         tensors |= holding.cut(as_floats(sources[name], dtype), shapes)
-    idle = {*format.buffers, *format.ties}
+    idle = {name for name in rest if name in format.ties or _is_buffer(format, name)}
     return tensors, Reading(
         used={sources[name].name: holding.ours for name, holding in groups.items()},
         unused=tuple(sorted(tensor.name for name, tensor in rest.items() if name in idle)),
@@ -138,13 +138,17 @@ def _check_ties(
             )
 
 
+def _is_buffer(format: Format, name: str) -> bool:
+    return Translation({buffer: buffer for buffer in format.buffers}).ours(name) is not None
+
+
 def _check_rest(format: Format, rest: Mapping[str, Stored], parts: set[str], where: Path) -> None:
     """Refuse what nothing in the format explains, and what a part that is read should have used."""
     others = [Translation(rules) for part, rules in format.rules.items() if part not in {"backbone", *parts}]
     left = [
         tensor.name
         for name, tensor in rest.items()
-        if name not in format.buffers
+        if not _is_buffer(format, name)
         and name not in format.ties
         and not name.startswith(format.aside)
         and not any(table.ours(name) for table in others)

@@ -1,7 +1,7 @@
 """What a published family's folder looks like, as data; and the table of the families that are known."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
@@ -15,7 +15,15 @@ from polyseme.records import flat, nested
 
 FORMATS = {
     "bert": "polyseme.checkpoints.bert:BERT",
+    "ernie": "polyseme.checkpoints.ernie:ERNIE",
+    "roberta": "polyseme.checkpoints.roberta:ROBERTA",
+    "xlm-roberta": "polyseme.checkpoints.roberta:XLM_ROBERTA",
+    "albert": "polyseme.checkpoints.albert:ALBERT",
+    "electra": "polyseme.checkpoints.electra:ELECTRA",
+    "distilbert": "polyseme.checkpoints.distilbert:DISTILBERT",
     "modernbert": "polyseme.checkpoints.modernbert:MODERNBERT",
+    "gpt2": "polyseme.checkpoints.gpt2:GPT2",
+    "openai-gpt": "polyseme.checkpoints.gpt:GPT",
     "transfo-xl": "polyseme.checkpoints.transfo_xl:TRANSFO_XL",
     "xlnet": "polyseme.checkpoints.xlnet:XLNET",
 }
@@ -62,23 +70,38 @@ class Format:
     poolings: Mapping[str, Any]
     """How a classifier pools, and what is written into config.json for it."""
     classifier: Mapping[str, Any]
-    """What else `ClassificationHead` is told in this family: its transform, and whether it has a bias."""
+    """What else `ClassificationHead` is told in this family: its transform, whether it has a bias, and its
+    dropout where it is not the layers'."""
     read_more: Callable[[dict[str, Any]], dict[str, Any]]
     """Further fields of `TransformerConfig`; raises `ValueError` for what we do not compute."""
     write_more: Callable[[TransformerConfig], dict[str, Any]]
     """Further keys of config.json."""
     ties: Mapping[str, str]
     """Foreign tensors that must equal another one, where both are stored."""
+    masked_lm_activation: str | None = None
+    """The activation inside the masked-lm head where it is always this one, whatever the layers have."""
     special_ids: Mapping[str, str] = field(default_factory=dict)
     """Keys of config.json for tokens of the tokenizer, by the role of the token."""
     old_names: tuple[tuple[str, str], ...] = ()
     """Endings of foreign names that older files spell differently."""
     buffers: tuple[str, ...] = ()
-    """Foreign tensors that hold no weights and are not read."""
+    """Foreign tensors that hold no weights and are not read; `{n}` stands for a layer's number."""
     aside: tuple[str, ...] = ()
     """Starts of foreign names that belong to heads of other tasks, which we do not have."""
     fresh_only: tuple[str, ...] = ()
     """Fields of `TransformerConfig` that matter for fresh weights only, and that config.json leaves out."""
+    activations: Mapping[str, str] = field(default_factory=lambda: ACTIVATIONS)
+    """What the family's words for activations mean."""
+
+    @property
+    def heads(self) -> frozenset[str]:
+        """The heads that a folder of the family can hold."""
+        return frozenset[str]().union(*self.architectures)
+
+    @property
+    def tied_heads(self) -> frozenset[str]:
+        """Those of them without any tensor of their own."""
+        return frozenset(head for head in self.heads if not self.rules[head])
 
 
 def format_of(family: str) -> Format:
@@ -93,20 +116,33 @@ def format_of(family: str) -> Format:
     return found
 
 
-def family_of(config: TransformerConfig) -> str:
-    """The family whose folders can say this configuration, or a `CheckpointError` that says why none can.
+def check_sayable(format: Format, config: TransformerConfig, heads: Iterable[str]) -> None:
+    """Raise the `CheckpointError` that saving such a model would raise: before a long training, not after."""
+    heads = tuple(heads)
+    config_json(format, config)
+    check_heads(format, config, heads)
+    architecture_of(format, heads)
 
-    Ask before a long training, not after it.
-    """
-    reasons = []
-    for family in FORMATS:
-        try:
-            config_json(format_of(family), config)
-        except CheckpointError as error:
-            reasons.append(str(error))
-        else:
-            return family
-    raise CheckpointError("no known family has these choices: " + "; ".join(reasons))
+
+def architecture_of(format: Format, heads: Iterable[str]) -> str:
+    """The name of transformers' class for the heads; `CheckpointError` where the family has none."""
+    architecture = format.architectures.get(frozenset(heads))
+    if architecture is None:
+        known = " or ".join(", ".join(sorted(some)) for some in format.architectures if some)
+        raise CheckpointError(
+            f"a {format.family} folder cannot hold the heads {', '.join(sorted(heads))}; it holds {known}"
+        )
+    return architecture
+
+
+def check_heads(format: Format, config: TransformerConfig, heads: Iterable[str]) -> None:
+    """Refuse a head that the family computes otherwise than we do."""
+    if "masked-lm" in heads and format.masked_lm_activation not in (None, config.activation):
+        raise CheckpointError(
+            f"the layers' activation is {config.activation!r}, but the masked-lm head of {format.family} "
+            f"always has {format.masked_lm_activation!r}, and polyseme has one for both; "
+            f"set activation to {format.masked_lm_activation!r}, or leave the head out"
+        )
 
 
 def read_config(format: Format, plain: dict[str, Any], *, where: str, pooler: bool) -> TransformerConfig:
@@ -123,11 +159,11 @@ def read_config(format: Format, plain: dict[str, Any], *, where: str, pooler: bo
         if value is None:
             value = format.defaults[theirs]
         if ours == "activation":
-            if not isinstance(value, str) or value not in ACTIVATIONS:
+            if not isinstance(value, str) or value not in format.activations:
                 raise CheckpointError(
-                    f"{where}: {theirs} is {value!r}; polyseme computes {', '.join(ACTIVATIONS)}"
+                    f"{where}: {theirs} is {value!r}; polyseme computes {', '.join(format.activations)}"
                 )
-            value = ACTIVATIONS[value]
+            value = format.activations[value]
         fields[ours] = value
     try:
         fields |= format.read_more(plain)
@@ -147,15 +183,18 @@ def config_json(format: Format, config: TransformerConfig) -> dict[str, Any]:
     for ours, theirs in format.names.items():
         value = fields[ours]
         if ours == "activation":
-            value = next(name for name, activation in ACTIVATIONS.items() if activation == value)
+            said = [name for name, activation in format.activations.items() if activation == value]
+            if not said:
+                raise CheckpointError(f"a {format.family} folder cannot say activation={value!r}")
+            value = said[0]
         plain[theirs] = value
     try:
         plain |= format.write_more(config)
     except ValueError as error:
         raise CheckpointError(f"a {format.family} folder cannot say {error}") from error
     pooler = config.pooler and bool(format.rules["pooler"])
-    said = read_config(format, plain, where=f"a {format.family} folder", pooler=pooler)
-    for name, value in flat(said).items():
+    told = read_config(format, plain, where=f"a {format.family} folder", pooler=pooler)
+    for name, value in flat(told).items():
         if fields[name] != value and name not in format.fresh_only:
             raise CheckpointError(
                 f"a {format.family} folder cannot say {name}={fields[name]!r}; in this family it is {value!r}"

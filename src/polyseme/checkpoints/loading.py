@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from polyseme.checkpoints.cards import read_card
 from polyseme.checkpoints.filling import Reading, read_tensors
+from polyseme.checkpoints.formats import check_heads
 from polyseme.checkpoints.hub import resolve
 from polyseme.checkpoints.model import HEADS, Card, Model
 from polyseme.checkpoints.source import Source
@@ -19,8 +20,9 @@ from polyseme.models.initialising import initialise
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Pooler, Transformer
 from polyseme.text.tokenizer import Tokenizer
+from polyseme.text.tokenizer_files import BYTE_PAIRS
 
-_TOKENIZERS = ("tokenizer.json", "vocab.txt", "merges.txt")
+_TOKENIZERS = ("tokenizer.json", "vocab.txt", *BYTE_PAIRS)
 
 
 def load(
@@ -67,6 +69,7 @@ def read_model(
     source = Source(folder)
     read, drawn = source.choose(heads, fresh)
     config = source.config(pooler="pooler" in {*read, *drawn})
+    check_heads(source.format, config, {*read, *drawn})
     classes = source.classes() if "classification" in read else None
     card = read_card(folder, source.plain, classes=classes)
     if "classification" in drawn:

@@ -19,17 +19,20 @@ FORMAT_VERSION = 1
 
 HEADS = {
     "masked-lm": "polyseme.models.heads:MaskedLMHead",
+    "causal-lm": "polyseme.models.heads:CausalLMHead",
     "permutation-lm": "polyseme.models.transformer.streams:PermutationLMHead",
     "adaptive-lm": "polyseme.models.adaptive:AdaptiveLMHead",
     "next-sentence": "polyseme.models.heads:PairHead",
+    "sentence-order": "polyseme.models.heads:PairHead",
+    "replaced-token": "polyseme.models.heads:ReplacedTokenHead",
     "classification": "polyseme.models.heads:ClassificationHead",
 }
 """The heads that a folder can hold, by their names in `Model.heads`: import paths of their classes."""
 
-PREDICT_TOKENS = ("masked-lm", "permutation-lm", "adaptive-lm")
-"""The heads that score the whole vocabulary by the tokens' own vectors."""
+PREDICT_TOKENS = ("masked-lm", "causal-lm", "permutation-lm", "adaptive-lm")
+"""The heads that score the whole vocabulary, with the token table as their matrix."""
 
-READ_POOLED = ("next-sentence", "classification")
+READ_POOLED = ("next-sentence", "sentence-order", "classification")
 """The heads that read what a pooler makes of the first state, in families that have one."""
 
 

@@ -35,6 +35,13 @@ class Folded:
 Rules = Mapping[str, "str | tuple[str, ...] | Transposed | Folded"]
 
 
+def renamed(rules: Rules, old: str, new: str) -> Rules:
+    """The rules of a family whose foreign names begin with `new` where these begin with `old`."""
+    return {
+        new + name.removeprefix(old) if name.startswith(old) else name: ours for name, ours in rules.items()
+    }
+
+
 class Holding(NamedTuple):
     """What one foreign tensor holds, and how."""
 

@@ -8,7 +8,7 @@ import safetensors.torch
 from torch import Tensor
 
 from polyseme.checkpoints.cards import CARD, classifier_settings
-from polyseme.checkpoints.formats import Format, config_json, format_of
+from polyseme.checkpoints.formats import Format, architecture_of, check_heads, config_json, format_of
 from polyseme.checkpoints.model import Model
 from polyseme.checkpoints.rules import Translation
 from polyseme.checkpoints.sentence_transformers import pooling_files
@@ -38,7 +38,7 @@ def files_of(model: Model) -> dict[str, bytes]:
     files = {"config.json": to_json(_settings(model, format)), "model.safetensors": _weights(model, format)}
     if model.tokenizer is not None:
         files |= model.tokenizer.files(
-            token_type_ids=config.type_vocab_size > 0, max_length=config.max_position_embeddings
+            token_type_ids=config.type_vocab_size > 1, max_length=config.max_position_embeddings
         )
     files[CARD] = to_json(_card(model))
     if model.card.pooling is not None:
@@ -56,14 +56,9 @@ def _card(model: Model) -> Any:
 
 def _settings(model: Model, format: Format) -> dict[str, Any]:
     """The content of config.json."""
-    architecture = format.architectures.get(frozenset(model.heads))
-    if architecture is None:
-        known = " or ".join(", ".join(sorted(heads)) for heads in format.architectures if heads)
-        raise CheckpointError(
-            f"a {format.family} folder cannot hold the heads {', '.join(sorted(model.heads))}; "
-            f"it holds {known}"
-        )
+    architecture = architecture_of(format, model.heads)
     config = model.backbone.config
+    check_heads(format, config, model.heads)
     plain = config_json(format, config) | {
         "architectures": [architecture],
         "dtype": str(next(model.backbone.parameters()).dtype).removeprefix("torch."),

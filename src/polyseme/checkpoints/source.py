@@ -31,6 +31,7 @@ class Source:
         self.parts = parts_in(self.format, self.stored)
         if not self._classifies():
             self.parts -= {"classification"}
+        self.parts |= {head for head in self.format.tied_heads if self._names(head)}
 
     def choose(self, heads: Sequence[str], fresh: Sequence[str]) -> tuple[set[str], set[str]]:
         """The parts to read from the file and those to draw afresh."""
@@ -39,11 +40,12 @@ class Source:
                 raise SettingsError(
                     f"a model has no part {part!r}{nearest(part, _PARTS)}; parts are {', '.join(_PARTS)}"
                 )
-            if not self.format.rules.get(part):
+            if not self.format.rules.get(part) and part not in self.format.heads:
                 raise CheckpointError(f"a model of the family {self.format.family} has no {part}")
         drawn = {part for part in fresh if part not in heads or part not in self.parts}
         read = {*heads, *(self.parts & {"pooler"})} - drawn
-        if absent := sorted(read - self.parts):
+        # A head that is all tied can be put on any backbone of its family.
+        if absent := sorted(read - self.parts - self.format.tied_heads):
             kind = (
                 f" (its architectures: {', '.join(self._architectures())})" if self._architectures() else ""
             )
@@ -54,6 +56,8 @@ class Source:
 
     def _with_pooler(self, read: set[str], drawn: set[str]) -> set[str]:
         needs = sorted({*read, *drawn}.intersection(READ_POOLED))
+        if "pooler" not in self.format.poolings:
+            needs = [part for part in needs if part != "classification"]
         if needs and self.format.rules["pooler"] and "pooler" not in {*read, *drawn}:
             raise CheckpointError(
                 f"{self.folder} has no pooler, which {needs[0]} reads; "
@@ -93,6 +97,11 @@ class Source:
     def _architectures(self) -> list[str]:
         named = self.plain.get("architectures") or []
         return list(map(str, named)) if isinstance(named, list) else [str(named)]
+
+    def _names(self, head: str) -> bool:
+        """Whether config.json names the architecture with this head, or none at all."""
+        named = self._architectures()
+        return not named or self.format.architectures[frozenset({head})] in named
 
     def _classifies(self) -> bool:
         """Whether the tensors named `classifier` judge texts; other tasks give theirs the same name."""

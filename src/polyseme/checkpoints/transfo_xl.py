@@ -38,23 +38,29 @@ ADAPTIVE_LM: Rules = {
     "crit.out_projs.0": "adaptive-lm.projection.weight",
 }
 
+_VOCABULARY = 267_735
+_CUTOFFS = (20_000, 40_000, 200_000)
 _MOST_CLUSTERS = 10
 _MOST_LAYERS = 100
 
 
 def _read_more(plain: dict[str, Any]) -> dict[str, Any]:
     size = plain.get("d_model") or 1024
-    if (embedded := plain.get("d_embed", 1024)) != size:
+    # Folders that leave out what is usual are told by the shapes of their tensors.
+    if (embedded := plain.get("d_embed", size)) != size:
         raise ValueError(f"d_embed is {embedded} and d_model {size}; polyseme reads them where they agree")
     heads, head_size = plain.get("n_head") or 16, plain.get("d_head") or 64
     clamp = plain.get("clamp_len", 1000)
     memory = plain.get("mem_len", 1600) or 0
+    usual = [cutoff for cutoff in _CUTOFFS if cutoff < plain.get("vocab_size", _VOCABULARY)]
+    cutoffs = plain.get("cutoffs", usual)
     return {
         "attention.head_size": None if heads * head_size == size else head_size,
         "attention.relative.memory": memory,
         "attention.relative.clamp": clamp if clamp and clamp > 0 else None,
         "attention.relative.start": plain.get("start_memory", "zeros" if memory else "empty"),
-        "embedding.adaptive.cutoffs": plain.get("cutoffs", [20_000, 40_000, 200_000]),
+        "embedding.adaptive.cutoffs": cutoffs,
+        "embedding.adaptive.divisor": plain.get("div_val", 4) if cutoffs else 1,
     }
 
 
@@ -67,6 +73,7 @@ def _write_more(config: TransformerConfig) -> dict[str, Any]:
         "clamp_len": -1 if relative.clamp is None else relative.clamp,
         "start_memory": relative.start,
         "cutoffs": list(config.embedding.adaptive.cutoffs),
+        "div_val": config.embedding.adaptive.divisor,
     }
 
 
@@ -99,12 +106,11 @@ TRANSFO_XL = Format(
         "initial.range": "init_std",
         "attention.relative.untied": "untie_r",
         "attention.relative.same_length": "same_length",
-        "embedding.adaptive.divisor": "div_val",
         "embedding.adaptive.tails": "cluster_order",
         "padding_id": "pad_token_id",
     },
     defaults={
-        "vocab_size": 267735,
+        "vocab_size": _VOCABULARY,
         "d_model": 1024,
         "n_layer": 18,
         "n_head": 16,
@@ -116,7 +122,6 @@ TRANSFO_XL = Format(
         "init_std": 0.02,
         "untie_r": True,
         "same_length": True,
-        "div_val": 4,
         "cluster_order": "forward",
         "pad_token_id": 0,
     },
@@ -160,4 +165,5 @@ TRANSFO_XL = Format(
     },
     special_ids={"eos_token_id": "separator"},
     buffers=("transformer.pos_emb.inv_freq",),
+    activations={"relu": "relu"},
 )

@@ -56,7 +56,7 @@ class MaskedScorer(Scorer):
     def _asked(self, views: Sequence[_View], places: npt.NDArray[np.int64]) -> Floats:
         """−log p of one token of each view, the one at its place."""
         rows = [view.input_ids for view in views]
-        matrix, real = pad(rows, padding=self.tokenizer.padding_id, most=self.positions)
+        matrix, real = pad(rows, padding=self.tokenizer.filling_id, most=self.positions)
         before = len(self.tokenizer.frame.before)
         asked = np.arange(len(views)), places + before
         wanted = matrix[asked]

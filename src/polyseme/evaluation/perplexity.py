@@ -11,13 +11,14 @@ from polyseme.checkpoints.hub import resolve
 from polyseme.checkpoints.loading import heads_in, load
 from polyseme.devices import usable_cores
 from polyseme.errors import CheckpointError
+from polyseme.evaluation.causal_scores import CausalScorer
 from polyseme.evaluation.masked_scores import MaskedScorer
 from polyseme.evaluation.scoring import Scorer
 from polyseme.evaluation.settings import PerplexitySettings
 from polyseme.evaluation.tokenized import TokenizedText, tokenized
 from polyseme.records import Record, from_flat
 
-SCORERS: dict[str, type[Scorer]] = {"masked-lm": MaskedScorer}
+SCORERS: dict[str, type[Scorer]] = {"masked-lm": MaskedScorer, "causal-lm": CausalScorer}
 """By the head that predicts the tokens; of several in a model the first here is asked."""
 
 

@@ -68,7 +68,7 @@ class Scorer(ABC):
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bf16):
             states = self.backbone(batch).last.flatten(0, 1)
             hidden = states.index_select(0, torch.from_numpy(places).to(self.device))  # [places, hidden_size]
-            table: Tensor = self.backbone.embeddings.tokens.weight  # type: ignore[assignment]
+            table: Tensor = self.backbone.embeddings.tokens.weight
             rows = max(1, _SCORES // len(table))
             pieces = zip(torch.split(hidden, rows), torch.split(labels, rows), strict=True)
             parts = [self._cost(some, ids, table) for some, ids in pieces]

@@ -206,6 +206,7 @@ class PermutationLM(Objective):
 
     Settings = PermutationLMSettings
     vocabulary = "permutation-lm"
+    alone = True
 
     def __init__(self, settings: PermutationLMSettings, config: TransformerConfig, store: Store) -> None:
         super().__init__()

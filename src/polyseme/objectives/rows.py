@@ -47,7 +47,9 @@ class Rows:
         if self.layout == "packed":
             arrays["document_ids"] = (self.spans + 1) * self.attention_mask
             arrays["position_ids"] = self.position_ids
-        elif self.layout in ("pair", "behind") and self.spans.any():
+        elif self.layout == "pair" and self.spans.any():
+            arrays["token_type_ids"] = self.spans % 2  # the turns of a dialogue take turns
+        elif self.layout == "behind":
             arrays["token_type_ids"] = self.spans
         return arrays
 

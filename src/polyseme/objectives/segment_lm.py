@@ -96,6 +96,7 @@ class SegmentLM(Objective):
 
     Settings = SegmentLMSettings
     vocabulary = "adaptive-lm"
+    alone = True
 
     def __init__(self, settings: SegmentLMSettings, config: TransformerConfig, store: Store) -> None:
         super().__init__()

@@ -144,6 +144,8 @@ class _Finetuning:
         format = format_of(self.base.card.family)
         pooling = task.pooling(self.base.backbone.config, format.poolings)
         self.reading = {"pooling": pooling, **format.classifier}
+        if settings.dropout is not None:
+            self.reading["dropout"] = settings.dropout
         self.config = _changed(self.base.backbone.config, settings, pooler=pooling == "pooler")
         self.max_length = min(settings.max_length or 2**31, self.config.max_position_embeddings)
 
@@ -246,7 +248,7 @@ class _Finetuning:
             rng = generator(seed, "batches", epoch)
             for numbers in shuffled_batches(lengths, batch_size=self.settings.batch_size, rng=rng):
                 chosen = [rows[n] for n in numbers]
-                yield collate(chosen, padding=self.tokenizer.padding_id, config=self.config)
+                yield collate(chosen, padding=self.tokenizer.filling_id, config=self.config)
 
     def _encoded(self, examples: Sequence[Any], name: str) -> list[list[Row]]:
         rows = [
@@ -265,7 +267,7 @@ class _Finetuning:
         outputs = outputs_of(
             module,
             data.rows,
-            padding=self.tokenizer.padding_id,
+            padding=self.tokenizer.filling_id,
             batch_tokens=self.settings.batch_tokens,
             precision=self.precision,
             device=self.device,

@@ -128,6 +128,11 @@ class Tokenizer:
         """What fills rows up where nothing is read: the padding, or any token where there is none."""
         return self._roles.get("padding", self._roles.get("separator", 0))
 
+    def framed(self, ids: Int32s) -> Int32s:
+        """The ids of a text inside its frame; what would be no token at all is the one that fills rows."""
+        row = self.frame.single(ids)
+        return row if len(row) else np.asarray([self.filling_id], dtype=np.int32)
+
     @property
     def crosses_words(self) -> bool:
         """Whether a token may hold the end of one word and the begin of the next, if words are not given."""

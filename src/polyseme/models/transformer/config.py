@@ -142,12 +142,15 @@ class InitialChoices(Record, frozen=True):
 
     range: float = 0.02
     """Standard deviation of matrices and tables, a normal distribution cut off at twice this value."""
+    positions: float | None = None
+    """The same for the table of positions alone. None: as range."""
     scaled_outputs: bool = False
     """Whether the matrices that write to the residual sum are divided by √(2 · num_layers)."""
 
     def __post_init__(self) -> None:
-        if not self.range > 0:
-            raise ValueError(f"initial.range must be above 0, got {self.range}")
+        for name, value in (("range", self.range), ("positions", self.positions)):
+            if value is not None and not value > 0:
+                raise ValueError(f"initial.{name} must be above 0, got {value}")
 
 
 class TransformerConfig(Record, frozen=True):

@@ -1,18 +1,20 @@
 """One layer: attention, then the feed-forward part, each added to what it was given."""
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
 from polyseme.models.activations import ACTIVATIONS
 from polyseme.models.dropout import Dropout
+from polyseme.models.precision import lowered
 from polyseme.models.transformer.attention import Attention
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.embeddings import norm
 from polyseme.models.transformer.positions import Turn
 from polyseme.models.transformer.relative import RelativeAttention
 
-ATTENTIONS: dict[str, Callable[[TransformerConfig], nn.Module]] = {"relative": RelativeAttention}
+ATTENTIONS: dict[str, Callable[[TransformerConfig], Any]] = {"relative": RelativeAttention}
 """By positions, where they need an attention of their own."""
 
 
@@ -39,6 +41,7 @@ class GatedFeedForward(FeedForward):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         # Joining the two products would save one reading and cost more in strided halves.
+        hidden_states = lowered(hidden_states)
         widened = self.activation(self.input(hidden_states)) * self.gate(hidden_states)
         output: Tensor = self.output(widened)
         return output

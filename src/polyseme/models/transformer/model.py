@@ -69,8 +69,10 @@ class Transformer(Backbone):
 def course(config: TransformerConfig) -> Iterator[tuple[int, int]]:
     """For each pass through a layer, whose weights it uses and whose view: 0 global, 1 local."""
     every = config.attention.global_every
+    layers_each = config.num_layers / (config.distinct_layers or max(1, config.num_layers))
     for number in range(config.num_layers):
-        weights = number * (config.distinct_layers or config.num_layers) // config.num_layers
+        # Divided as in ALBERT's code: exact division would differ from it, as at 18 layers of 14.
+        weights = int(number / layers_each)
         yield weights, int(every is not None and number % every > 0)
 
 

@@ -88,6 +88,7 @@ def _same(states: Tensor) -> Tensor:
 
 TURNS: dict[str, Callable[..., nn.Module]] = {
     "learned": Unturned,
+    "sinusoidal": Unturned,
     "rotary": Rotary,
     "none": Unturned,
 }

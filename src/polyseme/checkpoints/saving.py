@@ -63,7 +63,7 @@ def published_settings(model: Model, format: Format) -> dict[str, Any]:
     check_heads(format, config, model.heads)
     plain = config_json(format, config) | {
         "architectures": [architecture],
-        "dtype": str(model.backbone.embeddings.tokens.weight.dtype).removeprefix("torch."),
+        "dtype": str(next(model.backbone.parameters()).dtype).removeprefix("torch."),
         "tie_word_embeddings": config.embedding.tied,
     }
     if model.tokenizer is not None:

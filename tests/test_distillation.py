@@ -8,6 +8,7 @@ import pytest
 import torch
 from corpora import small_store
 from foreign_models import foreign
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from polyseme.checkpoints.loading import load
@@ -256,6 +257,16 @@ def test_the_scores_are_berts(tmp_path: Path) -> None:
     found = attention_scores(network, batch, network(batch, every_layer=True), range(2))
     for ours, reference in zip(found, probabilities, strict=True):
         assert torch.allclose(ours.softmax(-1), reference, atol=1e-9)
+
+
+def test_a_published_tinybert_is_read_without_the_layers_of_its_training(tmp_path: Path) -> None:
+    model = foreign("BertModel", 5)
+    model.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors |= {f"fit_denses.{i}.{name}": torch.zeros(3) for i in range(3) for name in ("weight", "bias")}
+    save_file(tensors | {"fit_dense.weight": torch.zeros(2, 2)}, tmp_path / "model.safetensors")
+    found = load(tmp_path).backbone.embeddings.tokens.weight
+    assert torch.equal(found, model.embeddings.word_embeddings.weight)
 
 
 def test_twelve_layers_teach_four_by_reps_0_3_6_9_12_and_attention_2_5_8_11() -> None:

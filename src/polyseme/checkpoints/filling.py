@@ -9,7 +9,7 @@ from torch import Tensor
 
 from polyseme.checkpoints.formats import Format
 from polyseme.checkpoints.model import PREDICT_TOKENS
-from polyseme.checkpoints.rules import Holding, Translation
+from polyseme.checkpoints.rules import Holding, Rules, Translation
 from polyseme.checkpoints.weights import Stored, as_floats
 from polyseme.errors import CheckpointError
 
@@ -45,10 +45,12 @@ def standard_names(format: Format, stored: Mapping[str, Stored]) -> dict[str, St
 
 
 def parts_in(format: Format, stored: Mapping[str, Stored]) -> set[str]:
-    """The heads whose own tensor the file has, and "pooler" where it has any tensor of one."""
+    """The heads whose own tensor the file has, "pooler" and "decoder" where it has any tensor of one."""
     found = {head for head, mark in format.marks.items() if mark in stored or _twin(format, mark) in stored}
-    pooler = Translation(format.rules["pooler"])
-    return found | ({"pooler"} if any(pooler.ours(name) for name in stored) else set())
+    for part in ("pooler", "decoder"):
+        table = Translation(format.rules.get(part, {}))
+        found |= {part} if any(table.ours(name) for name in stored) else set()
+    return found
 
 
 def _twin(format: Format, name: str) -> str:
@@ -62,16 +64,19 @@ def read_tensors(
     wanted: Mapping[str, Tensor],
     *,
     parts: Iterable[str],
+    more: Rules,
     where: Path,
     dtype: torch.dtype,
 ) -> tuple[dict[str, Tensor], Reading]:
     """A tensor of `dtype` for each of `wanted`, from the standard names of the `parts` that are read.
 
-    `wanted` gives the shapes. Raises `CheckpointError` for a tensor that is missing or has another shape,
-    for one that nothing reads, and for a tie whose two ends differ.
+    `wanted` gives the shapes, `more` the rules that depend on the configuration. Raises `CheckpointError`
+    for a tensor that is missing or has another shape, for one that nothing reads, and for a tie whose two
+    ends differ.
     """
     parts = set(parts)
     rules = {name: ours for part in ("backbone", *sorted(parts)) for name, ours in format.rules[part].items()}
+    rules |= more
     groups = Translation(rules).groups(wanted)
     sources = _sources(format, stored, groups, where)
     shapes = {name: tuple(tensor.shape) for name, tensor in wanted.items()}

@@ -17,6 +17,7 @@ from polyseme.checkpoints.model import HEADS, Card, Model
 from polyseme.checkpoints.source import Source
 from polyseme.errors import CheckpointError, SettingsError
 from polyseme.models.initialising import initialise
+from polyseme.models.transformer.building import build
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Pooler, Transformer
 from polyseme.text.tokenizer import Tokenizer
@@ -83,7 +84,13 @@ def read_model(
     for head, module in modules.items():
         wanted |= {f"{head}.{name}": tensor for name, tensor in module.state_dict().items()}
     tensors, reading = read_tensors(
-        source.format, source.stored, wanted, parts=read, where=source.folder, dtype=dtype
+        source.format,
+        source.stored,
+        wanted,
+        parts=read,
+        more=source.format.more_rules(config),
+        where=source.folder,
+        dtype=dtype,
     )
 
     if "pooler" in drawn:
@@ -107,7 +114,7 @@ def _shapes(
     """The modules without memory: a damaged file may claim any size, so shapes are compared first."""
     try:
         with torch.device("meta"):
-            backbone = Transformer(config)
+            backbone = build(config)
             return backbone, {head: build_head(head, config, classes, reading) for head in heads}
     except RuntimeError as error:
         raise CheckpointError(
@@ -129,8 +136,8 @@ def _with_labels(card: Card, labels: Sequence[str]) -> Card:
 def build_head(name: str, config: TransformerConfig, classes: int, reading: dict[str, Any]) -> nn.Module:
     """A fresh head by its name; a classifier gives `classes` scores and reads the states by `reading`."""
     module, _, kind = HEADS[name].partition(":")
-    build = getattr(import_module(module), kind)
-    head: nn.Module = build(config, classes, **reading) if name == "classification" else build(config)
+    make = getattr(import_module(module), kind)
+    head: nn.Module = make(config, classes, **reading) if name == "classification" else make(config)
     return head
 
 

@@ -26,10 +26,11 @@ HEADS = {
     "sentence-order": "polyseme.models.heads:PairHead",
     "replaced-token": "polyseme.models.heads:ReplacedTokenHead",
     "classification": "polyseme.models.heads:ClassificationHead",
+    "seq2seq-lm": "polyseme.models.transformer.encoder_decoder:Seq2SeqLMHead",
 }
 """The heads that a folder can hold, by their names in `Model.heads`: import paths of their classes."""
 
-PREDICT_TOKENS = ("masked-lm", "causal-lm", "permutation-lm", "adaptive-lm")
+PREDICT_TOKENS = ("masked-lm", "causal-lm", "seq2seq-lm", "permutation-lm", "adaptive-lm")
 """The heads that score the whole vocabulary, with the token table as their matrix."""
 
 READ_POOLED = ("next-sentence", "sentence-order", "classification")

@@ -56,13 +56,13 @@ def _card(model: Model) -> Any:
 
 def _settings(model: Model, format: Format) -> dict[str, Any]:
     """The content of config.json."""
-    architecture = architecture_of(format, model.heads)
+    architecture = architecture_of(format, model.backbone.config, model.heads)
     config = model.backbone.config
     check_heads(format, config, model.heads)
     plain = config_json(format, config) | {
         "architectures": [architecture],
         "dtype": str(next(model.backbone.parameters()).dtype).removeprefix("torch."),
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": config.embedding.tied,
     }
     if model.tokenizer is not None:
         plain |= _special_ids(model, format)
@@ -114,11 +114,12 @@ def _special_ids(model: Model, format: Format) -> dict[str, int]:
 def _weights(model: Model, format: Format) -> bytes:
     """The bytes of model.safetensors, with the tensors by the family's names."""
     tensors: dict[str, Tensor] = dict(model.backbone.state_dict())
-    parts = ["backbone", "pooler", *model.heads]
+    parts = ["backbone", "pooler", "decoder", *model.heads]
     for head, module in model.heads.items():
         tensors |= {f"{head}.{name}": tensor for name, tensor in module.state_dict().items()}
     tensors = {name: _own_rows(name, tensor, model) for name, tensor in tensors.items()}
-    rules = {name: ours for part in parts for name, ours in format.rules[part].items()}
+    rules = {name: ours for part in parts for name, ours in format.rules.get(part, {}).items()}
+    rules |= format.more_rules(model.backbone.config)
     theirs = {
         name: holding.join(tensors).detach().cpu().contiguous()
         for name, holding in Translation(rules).groups(tensors).items()
@@ -129,6 +130,6 @@ def _weights(model: Model, format: Format) -> bytes:
 
 def _own_rows(name: str, tensor: Tensor, model: Model) -> Tensor:
     """The tensor without the rows that pad the vocabulary for speed."""
-    if name in ("embeddings.tokens.weight", "masked-lm.bias"):
+    if name in ("embeddings.tokens.weight", "masked-lm.bias", "seq2seq-lm.weight"):
         return tensor[: model.backbone.config.vocab_size]
     return tensor

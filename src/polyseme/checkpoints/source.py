@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import torch
+
 from polyseme.checkpoints.filling import parts_in, standard_names
 from polyseme.checkpoints.formats import format_of, read_config
 from polyseme.checkpoints.json_files import read_object
@@ -43,7 +46,7 @@ class Source:
             if not self.format.rules.get(part) and part not in self.format.heads:
                 raise CheckpointError(f"a model of the family {self.format.family} has no {part}")
         drawn = {part for part in fresh if part not in heads or part not in self.parts}
-        read = {*heads, *(self.parts & {"pooler"})} - drawn
+        read = {*heads, *(self.parts & {"pooler", "decoder"})} - drawn
         # A head that is all tied can be put on any backbone of its family.
         if absent := sorted(read - self.parts - self.format.tied_heads):
             kind = (
@@ -67,12 +70,22 @@ class Source:
 
     def config(self, *, pooler: bool) -> TransformerConfig:
         where = f"{self.folder}/config.json"
-        config = read_config(self.format, self.plain, where=where, pooler=pooler)
+        decoder = "decoder" in self.parts
+        config = read_config(self.format, self.plain, where=where, pooler=pooler, decoder=decoder)
+        if self._untied():
+            embedding = msgspec.structs.replace(config.embedding, tied=False)
+            config = msgspec.structs.replace(config, embedding=embedding)
         if config.num_layers > len(self.stored):
             raise CheckpointError(
                 f"{where} says {config.num_layers} layers, but the weights are {len(self.stored)} tensors"
             )
         return config
+
+    def _untied(self) -> bool:
+        """Whether the file has an output table that differs from the token table."""
+        name = self.format.untied
+        own, tokens = self.stored.get(name), self.stored.get(self.format.ties.get(name, ""))
+        return own is not None and tokens is not None and not torch.equal(own.read(), tokens.read())
 
     def classes(self) -> int:
         """How many scores the stored classifier gives."""

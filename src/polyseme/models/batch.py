@@ -23,8 +23,13 @@ class Batch:
     token_type_ids: Tensor | None = None
     position_ids: Tensor | None = None
     document_ids: Tensor | None = None
+    decoder_input_ids: Tensor | None = None
+    """What a decoder has read before each token that it predicts: `[batch, decoder length]`."""
+    decoder_attention_mask: Tensor | None = None
+    """True where such a token is real: `[batch, decoder length]`."""
     predicted: Tensor | None = None
-    """Flat indices into `batch × length` of the positions to predict: `[predictions]`."""
+    """Flat indices into `batch × length` (of the decoder's rows, where there are some) of the positions to
+    predict: `[predictions]`."""
     labels: Tensor | None = None
     """What to predict: `[predictions]` beside `predicted`; at every position `[batch, length]`; of whole
     texts `[batch]` or `[batch, classes]`."""
@@ -59,6 +64,11 @@ class States:
     """With `every_layer`: the embeddings' output first, then each layer's; num_layers + 1 tensors."""
     pooled: Tensor | None = None
     """`[batch, hidden_size]` where the model has a pooler."""
+    decoded: Tensor | None = None
+    """The decoder's last states, where the batch has something for it: `[batch, decoder length,
+    hidden_size]`."""
+    decoded_layers: tuple[Tensor, ...] = ()
+    """With `every_layer`: what the decoder's first layer reads, then each layer's states."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,5 +11,7 @@ OBJECTIVES: dict[str, str] = {
     "replaced-token": "polyseme.objectives.replaced_token:ReplacedToken",
     "sentence-order": "polyseme.objectives.sentence_order:SentenceOrder",
     "dialogue": "polyseme.objectives.dialogue:Dialogue",
+    "span-corruption": "polyseme.objectives.span_corruption:SpanCorruption",
+    "translation": "polyseme.objectives.translation:Translation",
 }
 """Import paths, so that help and recipes never load torch."""

@@ -138,7 +138,7 @@ class Distillation(Objective):
 
     @classmethod
     def head_names(cls, settings: DistillationSettings) -> tuple[str, ...]:
-        """The student's own."""
+        """The student's head over the vocabulary."""
         return ("masked-lm",)
 
     def places(self) -> dict[str, Place]:
@@ -153,6 +153,11 @@ class Distillation(Objective):
         """Refuse a student whose states cannot be compared with the teacher's; let a fresh one begin with
         the teacher's weights, if it is to."""
         for teacher in self.teacher:
+            ours, theirs = backbone.config.vocab_size, teacher.backbone.config.vocab_size
+            if ours != theirs:
+                raise ValueError(
+                    f"the student scores {ours} tokens and the teacher {theirs}; they must be the same"
+                )
             ours, theirs = backbone.hidden_size, teacher.backbone.hidden_size
             if self.settings.cosine_weight and ours != theirs:
                 raise ValueError(

@@ -90,7 +90,7 @@ class HiddenDistillation(Objective):
 
     @classmethod
     def head_names(cls, settings: HiddenDistillationSettings) -> tuple[str, ...]:
-        """None: the student learns states."""
+        """Nothing is predicted."""
         return ()
 
     def places(self) -> dict[str, Place]:

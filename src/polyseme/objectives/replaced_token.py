@@ -145,7 +145,7 @@ class ReplacedToken(Objective):
 
     @classmethod
     def head_names(cls, settings: ReplacedTokenSettings) -> tuple[str, ...]:
-        """The judge of every token."""
+        """The backbone's own head; the generator's stays with the generator."""
         return ("replaced-token",)
 
     def places(self) -> dict[str, Place]:

@@ -13,7 +13,7 @@ from polyseme.checkpoints.hub import resolve
 from polyseme.checkpoints.loading import load
 from polyseme.checkpoints.model import Model
 from polyseme.checkpoints.saving import files_of
-from polyseme.errors import CheckpointError, SettingsError
+from polyseme.errors import SettingsError
 from polyseme.models.transformer.model import Transformer
 from polyseme.objectives.contract import Companion, Objective
 from polyseme.text.store import Store
@@ -62,21 +62,10 @@ def companion_files(objective: Objective, model: Model) -> Iterator[tuple[str, b
             yield f"{name}/{file}", content
 
 
-def check_folders(objective: Objective, backbone: Transformer, family: str) -> None:
-    """Refuse before a long training what no folder of the family could hold at its end."""
-    _check_folder(family, Companion(backbone, dict(objective.heads.items())))
+def check_companions(objective: Objective, family: str) -> None:
+    """Refuse before a long training a companion that no folder of the family could hold at its end."""
     for companion in objective.companions().values():
-        _check_folder(family, companion)
-
-
-def _check_folder(family: str, companion: Companion) -> None:
-    format = format_of(family)
-    check_sayable(format, companion.backbone.config, companion.heads)
-    if frozenset(companion.heads) not in format.architectures:
-        raise CheckpointError(
-            f"a {family} folder cannot hold the heads {', '.join(sorted(companion.heads))}; "
-            "let the recipe name a family that can"
-        )
+        check_sayable(format_of(family), companion.backbone.config, companion.heads)
 
 
 def fingerprint(backbone: nn.Module, heads: Mapping[str, nn.Module]) -> str:

@@ -35,9 +35,11 @@ def unigram_level(store: Store, batches: Sequence[Batch]) -> float | None:
         return None
     targets = np.concatenate(labels)
     targets = targets[targets != IGNORED]
+    # Sentinels say nothing of the text, and no frequency tells which comes next.
+    targets = targets[~np.isin(targets, store.tokenizer.sentinel_ids)]
     counts = store.counts.astype(np.float64) + 1
     if "separator" in store.tokenizer.special_tokens and store.tokenizer.separator_id in targets:
-        # A store has none; a stream of its documents has one behind each.
+        # A store has none; a stream of its documents, or what is written of each, has one behind each.
         counts[store.tokenizer.separator_id] += store.num_documents
     logs = np.log(counts / counts.sum())
     return float(-logs[targets].mean())

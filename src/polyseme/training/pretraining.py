@@ -24,7 +24,7 @@ from polyseme.records import from_plain, to_json, to_plain
 from polyseme.seeding import derived
 from polyseme.text.store import Store
 from polyseme.training.building import Pretraining, begin, build_objective
-from polyseme.training.companions import check_folders, companion_files, provide
+from polyseme.training.companions import check_companions, companion_files, provide
 from polyseme.training.held_out import held_out_batches, unigram_level
 from polyseme.training.journal import Journal, draw_curves, read_journal
 from polyseme.training.loader import Loader, Position, ahead, split_documents
@@ -98,7 +98,7 @@ class _Run:
             device=self.device,
         )
         self.card = msgspec.structs.replace(self.card, made=self.card.made | read)
-        check_folders(self.objective, backbone, self.card.family)
+        check_companions(self.objective, self.card.family)
         self._remember(read)
         for name, head in heads.items():
             if name in self.objective.heads:

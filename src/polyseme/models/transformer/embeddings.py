@@ -168,6 +168,7 @@ POSITIONS: dict[str, Callable[[TransformerConfig], nn.Module]] = {
     "learned": lambda config: LEARNED[config.embedding.position_offset > 0](config),
     "sinusoidal": SinusoidalPositions,
     "rotary": NothingAdded,
+    "bucketed": NothingAdded,
     "none": NothingAdded,
     "relative": NothingAdded,
 }

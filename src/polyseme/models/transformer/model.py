@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from polyseme.models.backbone import Backbone
 from polyseme.models.batch import Batch, States
+from polyseme.models.dropout import Dropout
 from polyseme.models.initialising import initialise
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.embeddings import Embeddings, norm
@@ -39,6 +40,7 @@ class Transformer(Backbone):
         self.views = nn.ModuleList(view(config, local=kind) for kind in ([False, True] if local else [False]))
         self.course = tuple(course(config))
         self.final_norm = norm(config, wanted=config.final_norm)
+        self.final_dropout = Dropout(config.inner_dropout)
         self.pooler = POOLERS[config.pooler](config)
         initialise(self, config)
 
@@ -60,7 +62,7 @@ class Transformer(Backbone):
             hidden_states = self.layers[layer](hidden_states, *views[view])
             if every_layer:
                 layers.append(hidden_states)
-        hidden_states = layers[-1] = self.final_norm(hidden_states)
+        hidden_states = layers[-1] = self.final_dropout(self.final_norm(hidden_states))
         return States(
             last=hidden_states, layers=tuple(layers) if every_layer else (), pooled=self.pooler(hidden_states)
         )

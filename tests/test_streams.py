@@ -34,7 +34,7 @@ from polyseme.training.recipes import changed, read_recipe, sized
 assert one_thread  # a fixture, used by every test here
 SMALL = (
     "training.batch_size=3",
-    "training.length=17",
+    "training.length=16",
     "training.held_out=0.1",
     "training.learning_rate=2e-3",
     "model.attention.relative.memory=24",
@@ -78,6 +78,7 @@ def test_row_i_of_a_batch_goes_on_where_row_i_stopped(store: Store, length: int,
     samples = plan_streams(store, everything(store), length=length, seed=5, epoch=0)
     assert len(batches) == len(samples) // batch_size
     rows = lay_out(store, samples, np.arange(len(samples)), length=length).input_ids
+    assert rows.shape[1] == length + 1
     for row in range(batch_size):
         read = torch.cat([batch.input_ids[row] for batch in batches])
         asked = torch.cat([batch.labels.view(batch_size, -1)[row] for batch in batches])  # type: ignore[union-attr]
@@ -100,7 +101,7 @@ def test_joined_streams_are_the_documents_with_a_separator_after_each(store: Sto
     cuts = np.flatnonzero(stream == end) + 1
     found = [tuple(part.tolist()) for part in np.split(stream, cuts)]
     assert set(found[:-1]) <= texts
-    assert len(stream) > store.num_tokens + store.num_documents - 17
+    assert len(stream) > store.num_tokens + store.num_documents - 18
 
 
 def test_streams_keep_their_order_and_other_samples_do_not(store: Store) -> None:
@@ -140,7 +141,7 @@ def built(store: Store) -> Pretraining:
 
 def test_the_loss_is_that_of_reading_on_and_a_new_epoch_begins_empty(words: Store) -> None:
     module = built(words)
-    loader = Loader(words, module.objective.corruption, everything(words)[:30], 17, 3, seed=0)
+    loader = Loader(words, module.objective.corruption, everything(words)[:30], 16, 3, seed=0)
     batches = loader.batches(Position(), lambda drawn: 0.0)
     memory: Any = ()
     restarts = 0
@@ -157,7 +158,7 @@ def test_the_loss_is_that_of_reading_on_and_a_new_epoch_begins_empty(words: Stor
 
 def test_looking_at_held_out_text_leaves_the_memory_of_training_alone(words: Store) -> None:
     module = built(words)
-    loader = Loader(words, module.objective.corruption, everything(words), 17, 3, seed=0)
+    loader = Loader(words, module.objective.corruption, everything(words), 16, 3, seed=0)
     batches = loader.batches(Position(), lambda drawn: 0.0)
     for _ in range(3):
         module(next(batches)[0])

@@ -16,9 +16,9 @@ Integers = npt.NDArray[np.int64]
 Layout = Literal["pair", "packed", "contiguous", "joined", "behind"]
 """How spans share a row: together as one text or pair (`[CLS] A [SEP] B [SEP]`); each a text of its own
 (`[CLS] text [SEP]`, blind to the others); as one stream of documents, a `[SEP]` after each and no `[CLS]`,
-that is cut wherever the row is full; or side by side without any special token, for an objective that makes
-two rows of each, one to be read and one to be written. `behind` is a pair whose special tokens all stand
-behind texts (`A [SEP] B [SEP] [CLS]`): its third span is empty and stands for the `[CLS]`."""
+that is cut wherever the row is full; side by side without any special token, for an objective that makes
+two rows of each, one to be read and one to be written; or as a pair whose special tokens all stand behind
+texts (`A [SEP] B [SEP] [CLS]`), where the third span is empty and stands for the `[CLS]`."""
 
 BLOCK_TOKENS = 1 << 23
 """Documents are planned and shuffled in blocks of about so many tokens, so that a store larger than

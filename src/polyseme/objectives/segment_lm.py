@@ -39,7 +39,7 @@ class Segments:
     """The loader's half: segments of streams, of which each asks for the token after each of its own."""
 
     def plan(self, store: Store, documents: Integers, *, length: int, seed: int, epoch: int) -> Samples:
-        """Rows of `length` tokens, of which `length` − 1 are read."""
+        """Streams in segments of `length` tokens."""
         return plan_streams(store, documents, length=length, seed=seed, epoch=epoch)
 
     def chance_epoch(self, epoch: int) -> int:

@@ -13,10 +13,10 @@ from polyseme.text.store import Store
 
 
 def plan_streams(store: Store, documents: Integers, *, length: int, seed: int, epoch: int) -> Samples:
-    """Rows of exactly `length` tokens, each beginning with the last token of the one before.
+    """Samples of `length` + 1 tokens, each beginning with the last token of the one before.
 
-    So a row of which all tokens but the last are read asks for all tokens but the first, and nothing is
-    left out between two rows. The documents of a block are shuffled in each epoch; what does not fill a row
+    So a row of `length` tokens is read and asks for the token after each, and nothing is left out between
+    two rows. The documents of a block are shuffled in each epoch; what does not fill a row
     at the end of a block is left out, unless there would be no row at all.
     """
     writer = SampleWriter("contiguous")
@@ -24,9 +24,9 @@ def plan_streams(store: Store, documents: Integers, *, length: int, seed: int, e
     for number, block in enumerate(document_blocks(store, documents)):
         rng = generator(seed, "streams", epoch, number)
         turned = block[rng.permutation(len(block))]
-        rows = cut_rows(store, turned, length=length, overlap=1)
+        rows = cut_rows(store, turned, length=length + 1, overlap=1)
         sizes = store.document_starts[turned + 1] - store.document_starts[turned]
-        full = (int(sizes.sum()) + len(turned) - 1) // (length - 1)
+        full = (int(sizes.sum()) + len(turned) - 1) // length
         for row in rows[:full]:
             writer.add(row)
         short = rows[-1] if rows else short
@@ -35,4 +35,4 @@ def plan_streams(store: Store, documents: Integers, *, length: int, seed: int, e
     if not len(samples) and short:
         writer.add(short)
         samples = writer.finish()
-    return dataclasses.replace(samples, streams=True)
+    return dataclasses.replace(samples, length=length + 1, streams=True)

@@ -9,8 +9,11 @@ import pytest
 import torch
 from foreign_models import (
     CLEAN,
+    assert_agree,
     assert_close,
     change_settings,
+    encoder_choices,
+    exact_reference,
     foreign,
     foreign_folder,
     inputs_of,
@@ -18,12 +21,10 @@ from foreign_models import (
     padded_batch,
     read_back,
 )
-from torch import Tensor
 
 from polyseme.checkpoints.loading import heads_in, load
 from polyseme.checkpoints.model import Card, Model
 from polyseme.checkpoints.saving import files_of, save
-from polyseme.models.batch import Batch
 from polyseme.models.heads import ClassificationHead
 from polyseme.models.transformer.config import AttentionChoices, TransformerConfig
 from polyseme.models.transformer.model import Transformer
@@ -32,24 +33,8 @@ from polyseme.text.tokenizer import Tokenizer
 transformers = pytest.importorskip("transformers")
 
 assert one_thread  # a fixture, used by every test here
+assert exact_reference
 DTYPES = [torch.float32, torch.float64]
-
-
-def bert_choices(seed: int) -> dict[str, Any]:
-    rng = np.random.default_rng(seed)
-    heads = int(rng.choice([1, 2, 4]))
-    return {
-        "vocab_size": int(rng.integers(30, 90)),
-        "num_attention_heads": heads,
-        "hidden_size": heads * int(rng.integers(4, 17)),
-        "num_hidden_layers": int(rng.integers(1, 4)),
-        "intermediate_size": int(rng.integers(8, 80)),
-        "max_position_embeddings": int(rng.integers(12, 40)),
-        "type_vocab_size": int(rng.integers(1, 5)),
-        "hidden_act": ["gelu", "gelu_new", "relu", "silu", "gelu_pytorch_tanh"][seed % 5],
-        "layer_norm_eps": float(rng.choice([1e-12, 1e-5, 1e-3])),
-        "pad_token_id": int(rng.integers(0, 30)),
-    }
 
 
 def modernbert_choices(seed: int) -> dict[str, Any]:
@@ -72,41 +57,7 @@ def modernbert_choices(seed: int) -> dict[str, Any]:
     }
 
 
-CASES = [("BertForPreTraining", bert_choices), ("ModernBertForMaskedLM", modernbert_choices)]
-
-
-def turned_without_rounding(
-    query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1
-) -> tuple[Tensor, Tensor]:
-    def turn(states: Tensor) -> Tensor:
-        left, right = states.chunk(2, dim=-1)
-        return states * cos.unsqueeze(unsqueeze_dim) + torch.cat((-right, left), -1) * sin.unsqueeze(1)
-
-    return turn(query), turn(key)
-
-
-@pytest.fixture
-def exact_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reference rounds queries and keys to float32 before it turns them, even in float64."""
-    module = transformers.models.modernbert.modeling_modernbert
-    monkeypatch.setattr(module, "apply_rotary_pos_emb", turned_without_rounding)
-
-
-def assert_agree(ours: Model, theirs: Any, batch: Batch) -> None:
-    """The same logits of every head and the same states of every layer."""
-    with torch.no_grad():
-        expected = theirs(**inputs_of(batch), output_hidden_states=True)
-        states = ours.backbone(batch, every_layer=True)
-        table = ours.backbone.embeddings.tokens.weight
-        logits = ours.heads["masked-lm"](states.last, table)
-        if "next-sentence" in ours.heads:
-            assert_close(logits, expected.prediction_logits)
-            assert_close(ours.heads["next-sentence"](states.pooled), expected.seq_relationship_logits)
-        else:
-            assert_close(logits, expected.logits)
-    assert len(states.layers) == len(expected.hidden_states)
-    for our_layer, their_layer in zip(states.layers, expected.hidden_states, strict=True):
-        assert_close(our_layer, their_layer)
+CASES = [("BertForPreTraining", encoder_choices), ("ModernBertForMaskedLM", modernbert_choices)]
 
 
 @pytest.mark.usefixtures("exact_reference")

@@ -152,7 +152,7 @@ def test_a_part_that_does_not_exist_is_refused_with_the_nearest_name(bert: Path,
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "roberta"}, "family 'roberta' cannot be read or written; known are bert, modernbert"),
+        ({"model_type": "bart"}, "family 'bart' cannot be read or written; known are bert, "),
         ({"model_type": None}, "names no model_type"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
         ({"is_decoder": True}, "is_decoder is True, which polyseme does not compute; it reads False"),
@@ -179,11 +179,14 @@ def test_a_bert_that_we_do_not_compute_is_refused_by_the_value(
     ("changes", "message"),
     [
         (
-            {"layer_types": ["full_attention", "sliding_attention"]},
-            r"layer_types\[1\] is 'sliding_attention'",
+            {"layer_types": ["sliding_attention", "full_attention"]},
+            r"layer_types is \['sliding_attention', 'full_attention'\]",
         ),
-        ({"layer_types": None, "global_attn_every_n_layers": 3}, "global_attn_every_n_layers is 3"),
-        ({"layer_types": None, "global_attn_every_n_layers": None}, "global_attn_every_n_layers is 3"),
+        ({"layer_types": ["full_attention", "linear_attention"]}, "layer_types is"),
+        (
+            {"layer_types": ["full_attention", "sliding_attention"], "local_attention": 0},
+            "attention.window must be at least 1, got 0",
+        ),
         ({"layer_types": ["full_attention"]}, "layer_types names 1 layers and num_hidden_layers 2"),
         (
             {"rope_parameters": {"full_attention": {"rope_type": "yarn", "rope_theta": 1e4}}},
@@ -204,7 +207,18 @@ def test_a_modernbert_that_we_do_not_compute_is_refused_by_the_value(
     assert_refused(message, modernbert)
 
 
-@pytest.mark.parametrize("kind", ["BertForPreTraining", "ModernBertForMaskedLM"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "BertForPreTraining",
+        "ModernBertForMaskedLM",
+        "ErnieForPreTraining",
+        "RobertaForMaskedLM",
+        "AlbertForPreTraining",
+        "ElectraForPreTraining",
+        "DistilBertForMaskedLM",
+    ],
+)
 def test_no_value_in_the_settings_ends_in_anything_but_a_clear_line(kind: str, tmp_path: Path) -> None:
     folder = foreign_folder(tmp_path, kind)
     original = json.loads((folder / "config.json").read_text())

@@ -283,7 +283,7 @@ def test_truncation_and_padding_of_a_tokenizer_json_do_not_touch_texts(tmp_path:
         ({"tokenizer.json": '{"model": {"type": "WordPiece"}}'}, "cannot be read as a tokenizer: "),
         ({"tokenizer.json": '{"model": {"type": "Unigram", "vocab": [1]}}'}, "is damaged: its vocabulary, "),
         ({"tokenizer.json": '{"model": {"vocab": {}}, "normalizer": [1]}'}, "is damaged: its vocabulary, "),
-        ({"merges.txt": "a b"}, "merges.txt has neither vocab.json nor vocab.txt beside it"),
+        ({"merges.txt": "a b"}, "merges.txt has no vocab.json or vocab.txt beside it"),
         ({"merges.txt": "a c", "vocab.txt": "a\nb\nab"}, "line 1: 'a c' is not a merge of two tokens"),
         (
             {"vocab.txt": "\n".join(SPECIAL), "tokenizer_config.json": '{"mask_token": "<m>"}'},

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from polyseme.embedding.embedder import Embedder
     from polyseme.embedding.embedding import embed
     from polyseme.evaluation.perplexity import perplexity
+    from polyseme.generation.filling import Filler, fill
+    from polyseme.generation.generating import Generator, generate
     from polyseme.inspection.masks import show_masks
     from polyseme.inspection.model import show_model
     from polyseme.inspection.store import show_store
@@ -24,17 +26,23 @@ if TYPE_CHECKING:
     from polyseme.text.store import Store
     from polyseme.text.tokenizer import Tokenizer
     from polyseme.text.tokenizer_learning import learn_tokenizer
+    from polyseme.training.distilling import distill
     from polyseme.training.pretraining import pretrain
     from polyseme.training.recipes import recipes
 
 __all__ = [
     "Embedder",
+    "Filler",
+    "Generator",
     "Store",
     "Tokenizer",
     "convert",
+    "distill",
     "embed",
     "evaluate",
+    "fill",
     "finetune",
+    "generate",
     "learn_tokenizer",
     "load",
     "perplexity",
@@ -51,12 +59,17 @@ __all__ = [
 
 _MODULES = {
     "Embedder": "polyseme.embedding.embedder",
+    "Filler": "polyseme.generation.filling",
+    "Generator": "polyseme.generation.generating",
     "Store": "polyseme.text.store",
     "Tokenizer": "polyseme.text.tokenizer",
     "convert": "polyseme.checkpoints.convert",
+    "distill": "polyseme.training.distilling",
     "embed": "polyseme.embedding.embedding",
     "evaluate": "polyseme.tasks.predicting",
+    "fill": "polyseme.generation.filling",
     "finetune": "polyseme.tasks.finetuning",
+    "generate": "polyseme.generation.generating",
     "learn_tokenizer": "polyseme.text.tokenizer_learning",
     "load": "polyseme.checkpoints.loading",
     "perplexity": "polyseme.evaluation.perplexity",

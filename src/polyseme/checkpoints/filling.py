@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from polyseme.checkpoints.formats import Format
-from polyseme.checkpoints.rules import Holding, Translation
+from polyseme.checkpoints.model import PREDICT_TOKENS
+from polyseme.checkpoints.rules import Holding, Rules, Translation
 from polyseme.checkpoints.weights import Stored, as_floats
 from polyseme.errors import CheckpointError
 
@@ -50,10 +51,12 @@ def standard_names(format: Format, stored: Mapping[str, Stored]) -> dict[str, St
 
 
 def parts_in(format: Format, stored: Mapping[str, Stored]) -> set[str]:
-    """The heads whose own tensor the file has, and "pooler" where it has any tensor of one."""
+    """The heads whose own tensor the file has, "pooler" and "decoder" where it has any tensor of one."""
     found = {head for head, mark in format.marks.items() if mark in stored or _twin(format, mark) in stored}
-    pooler = Translation(format.rules["pooler"])
-    return found | ({"pooler"} if any(pooler.ours(name) for name in stored) else set())
+    for part in ("pooler", "decoder"):
+        table = Translation(format.rules.get(part, {}))
+        found |= {part} if any(table.ours(name) for name in stored) else set()
+    return found
 
 
 def _twin(format: Format, name: str) -> str:
@@ -67,30 +70,33 @@ def read_tensors(
     wanted: Mapping[str, Tensor],
     *,
     parts: Iterable[str],
+    more: Rules,
     where: Path,
     dtype: torch.dtype,
 ) -> tuple[dict[str, Tensor], Reading]:
     """A tensor of `dtype` for each of `wanted`, from the standard names of the `parts` that are read.
 
-    `wanted` gives the shapes. Raises `CheckpointError` for a tensor that is missing or has another shape,
-    for one that nothing reads, and for a tie whose two ends differ.
+    `wanted` gives the shapes, `more` the rules that depend on the configuration. Raises `CheckpointError`
+    for a tensor that is missing or has another shape, for one that nothing reads, and for a tie whose two
+    ends differ.
     """
     parts = set(parts)
     rules = {name: ours for part in ("backbone", *sorted(parts)) for name, ours in format.rules[part].items()}
+    rules |= more
     groups = Translation(rules).groups(wanted)
     sources = _sources(format, stored, groups, where)
     shapes = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
     _check_shapes(sources, groups, shapes)
     read = {tensor.name for tensor in sources.values()}
     rest = {name: tensor for name, tensor in stored.items() if tensor.name not in read}
-    if "masked-lm" in parts:
+    if parts.intersection(PREDICT_TOKENS):
         _check_ties(format, rest, sources)
     _check_rest(format, rest, parts, where)
 
     tensors: dict[str, Tensor] = {}
     for name, holding in groups.items():
         tensors |= holding.cut(as_floats(sources[name], dtype), shapes)
-    idle = {*format.buffers, *format.ties}
+    idle = {name for name in rest if name in format.ties or _is_buffer(format, name)}
     used: dict[str, tuple[str, ...]] = {}
     turned = []
     for name, holding in groups.items():
@@ -148,13 +154,17 @@ def _check_ties(format: Format, rest: Mapping[str, Stored], sources: Mapping[str
             )
 
 
+def _is_buffer(format: Format, name: str) -> bool:
+    return Translation({buffer: buffer for buffer in format.buffers}).ours(name) is not None
+
+
 def _check_rest(format: Format, rest: Mapping[str, Stored], parts: set[str], where: Path) -> None:
     """Refuse what nothing in the format explains, and what a part that is read should have used."""
     others = [Translation(rules) for part, rules in format.rules.items() if part not in {"backbone", *parts}]
     left = [
         tensor.name
         for name, tensor in rest.items()
-        if name not in format.buffers
+        if not _is_buffer(format, name)
         and name not in format.ties
         and not name.startswith(format.aside)
         and not any(table.ours(name) for table in others)

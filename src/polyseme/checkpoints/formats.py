@@ -1,7 +1,7 @@
 """What a published family's folder looks like, as data; and the table of the families that are known."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
@@ -15,7 +15,18 @@ from polyseme.records import flat, nested
 
 FORMATS = {
     "bert": "polyseme.checkpoints.bert:BERT",
+    "ernie": "polyseme.checkpoints.ernie:ERNIE",
+    "roberta": "polyseme.checkpoints.roberta:ROBERTA",
+    "xlm-roberta": "polyseme.checkpoints.roberta:XLM_ROBERTA",
+    "albert": "polyseme.checkpoints.albert:ALBERT",
+    "electra": "polyseme.checkpoints.electra:ELECTRA",
+    "distilbert": "polyseme.checkpoints.distilbert:DISTILBERT",
     "modernbert": "polyseme.checkpoints.modernbert:MODERNBERT",
+    "gpt2": "polyseme.checkpoints.gpt2:GPT2",
+    "openai-gpt": "polyseme.checkpoints.gpt:GPT",
+    "t5": "polyseme.checkpoints.t5:T5",
+    "mt5": "polyseme.checkpoints.t5:MT5",
+    "transformer": "polyseme.checkpoints.transformer:TRANSFORMER",
 }
 """By the `model_type` of config.json."""
 
@@ -32,13 +43,19 @@ ACTIVATIONS = {
 """The activations of config.json by our names; of several for one of ours, the first is written."""
 
 
+def no_rules(config: TransformerConfig) -> Rules:
+    """Where the rules are the same for every configuration."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Format:
     """How one family's folders say what our records and modules say."""
 
     family: str
     rules: Mapping[str, Rules]
-    """For `backbone`, `pooler` and each head: foreign names to ours; heads' names start with the head's."""
+    """For `backbone`, `pooler`, `decoder` and each head: foreign names to ours; heads' names start with the
+    head's."""
     prefix: str
     """What foreign names of the backbone start with, except where it was saved alone."""
     roots: tuple[str, ...]
@@ -46,7 +63,8 @@ class Format:
     marks: Mapping[str, str]
     """For each head the one foreign tensor that only this head has."""
     architectures: Mapping[frozenset[str], str]
-    """The name of transformers' class for a set of heads; a set that is not listed cannot be saved."""
+    """The name of transformers' class for a set of heads; a set that is not listed cannot be saved. A decoder
+    counts as one of them."""
     names: Mapping[str, str]
     """Fields of `TransformerConfig`, nested ones as `outer.inner`, by the keys of config.json."""
     defaults: Mapping[str, Any]
@@ -60,23 +78,42 @@ class Format:
     poolings: Mapping[str, Any]
     """How a classifier pools, and what is written into config.json for it."""
     classifier: Mapping[str, Any]
-    """What else `ClassificationHead` is told in this family: its transform, and whether it has a bias."""
+    """What else `ClassificationHead` is told in this family: its transform, whether it has a bias, and its
+    dropout where it is not the layers'."""
     read_more: Callable[[dict[str, Any]], dict[str, Any]]
     """Further fields of `TransformerConfig`; raises `ValueError` for what we do not compute."""
     write_more: Callable[[TransformerConfig], dict[str, Any]]
     """Further keys of config.json."""
     ties: Mapping[str, str]
-    """Foreign tensors of the masked-lm head that must equal another one, where both are stored."""
+    """Foreign tensors of a head for tokens that must equal another one, where both are stored."""
+    masked_lm_activation: str | None = None
+    """The activation inside the masked-lm head where it is always this one, whatever the layers have."""
     special_ids: Mapping[str, str] = field(default_factory=dict)
     """Keys of config.json for tokens of the tokenizer, by the role of the token."""
     old_names: tuple[tuple[str, str], ...] = ()
     """Endings of foreign names that older files spell differently."""
     buffers: tuple[str, ...] = ()
-    """Foreign tensors that hold no weights and are not read."""
+    """Foreign tensors that hold no weights and are not read; `{n}` stands for a layer's number."""
     aside: tuple[str, ...] = ()
     """Starts of foreign names that belong to heads of other tasks, which we do not have."""
     fresh_only: tuple[str, ...] = ()
     """Fields of `TransformerConfig` that matter for fresh weights only, and that config.json leaves out."""
+    more_rules: Callable[[TransformerConfig], Rules] = no_rules
+    """Rules of the backbone, decoder included, that hold for some configurations only."""
+    untied: str = ""
+    """A foreign tensor of `ties` that may differ from its other end: then the model is not tied."""
+    activations: Mapping[str, str] = field(default_factory=lambda: ACTIVATIONS)
+    """What the family's words for activations mean."""
+
+    @property
+    def heads(self) -> frozenset[str]:
+        """The heads that a folder of the family can hold."""
+        return frozenset[str]().union(*self.architectures)
+
+    @property
+    def tied_heads(self) -> frozenset[str]:
+        """Those of them without any tensor of their own."""
+        return frozenset(head for head in self.heads if not self.rules[head])
 
 
 def format_of(family: str) -> Format:
@@ -91,24 +128,43 @@ def format_of(family: str) -> Format:
     return found
 
 
-def family_of(config: TransformerConfig) -> str:
-    """The family whose folders can say this configuration, or a `CheckpointError` that says why none can.
+def check_sayable(format: Format, config: TransformerConfig, heads: Iterable[str]) -> None:
+    """Raise the `CheckpointError` that saving such a model would raise: before a long training, not after."""
+    heads = tuple(heads)
+    config_json(format, config)
+    check_heads(format, config, heads)
+    architecture_of(format, config, heads)
 
-    Ask before a long training, not after it.
+
+def architecture_of(format: Format, config: TransformerConfig, heads: Iterable[str]) -> str:
+    """The name of transformers' class for these parts; `CheckpointError` where the family has none."""
+    heads = {*heads, *({"decoder"} if config.decoder else ())}
+    architecture = format.architectures.get(frozenset(heads))
+    if architecture is None:
+        known = " or ".join(", ".join(sorted(some)) for some in format.architectures if some)
+        raise CheckpointError(
+            f"a {format.family} folder cannot hold the heads {', '.join(sorted(heads))}; it holds {known}"
+        )
+    return architecture
+
+
+def check_heads(format: Format, config: TransformerConfig, heads: Iterable[str]) -> None:
+    """Refuse a head that the family computes otherwise than we do."""
+    if "masked-lm" in heads and format.masked_lm_activation not in (None, config.activation):
+        raise CheckpointError(
+            f"the layers' activation is {config.activation!r}, but the masked-lm head of {format.family} "
+            f"always has {format.masked_lm_activation!r}, and polyseme has one for both; "
+            f"set activation to {format.masked_lm_activation!r}, or leave the head out"
+        )
+
+
+def read_config(
+    format: Format, plain: dict[str, Any], *, where: str, pooler: bool, decoder: bool = False
+) -> TransformerConfig:
+    """Our record from the content of config.json; a `CheckpointError` names the value that does not fit.
+
+    `pooler` and `decoder` say whether the model has these parts.
     """
-    reasons = []
-    for family in FORMATS:
-        try:
-            config_json(format_of(family), config)
-        except CheckpointError as error:
-            reasons.append(str(error))
-        else:
-            return family
-    raise CheckpointError("no known family has these choices: " + "; ".join(reasons))
-
-
-def read_config(format: Format, plain: dict[str, Any], *, where: str, pooler: bool) -> TransformerConfig:
-    """Our record from the content of config.json; a `CheckpointError` names the value that does not fit."""
     for key, allowed in format.demanded.items():
         if key in plain and plain[key] not in allowed:
             raise CheckpointError(
@@ -121,14 +177,16 @@ def read_config(format: Format, plain: dict[str, Any], *, where: str, pooler: bo
         if value is None:
             value = format.defaults[theirs]
         if ours == "activation":
-            if not isinstance(value, str) or value not in ACTIVATIONS:
+            if not isinstance(value, str) or value not in format.activations:
                 raise CheckpointError(
-                    f"{where}: {theirs} is {value!r}; polyseme computes {', '.join(ACTIVATIONS)}"
+                    f"{where}: {theirs} is {value!r}; polyseme computes {', '.join(format.activations)}"
                 )
-            value = ACTIVATIONS[value]
+            value = format.activations[value]
         fields[ours] = value
     try:
         fields |= format.read_more(plain)
+        if not decoder:
+            fields = {name: value for name, value in fields.items() if not name.startswith("decoder.")}
         return msgspec.convert(nested(fields), TransformerConfig)
     except ValueError as error:
         message = str(error)
@@ -145,17 +203,22 @@ def config_json(format: Format, config: TransformerConfig) -> dict[str, Any]:
     for ours, theirs in format.names.items():
         value = fields[ours]
         if ours == "activation":
-            value = next(name for name, activation in ACTIVATIONS.items() if activation == value)
+            said = [name for name, activation in format.activations.items() if activation == value]
+            if not said:
+                raise CheckpointError(f"a {format.family} folder cannot say activation={value!r}")
+            value = said[0]
         plain[theirs] = value
     try:
         plain |= format.write_more(config)
     except ValueError as error:
         raise CheckpointError(f"a {format.family} folder cannot say {error}") from error
     pooler = config.pooler and bool(format.rules["pooler"])
-    said = read_config(format, plain, where=f"a {format.family} folder", pooler=pooler)
-    for name, value in flat(said).items():
-        if fields[name] != value and name not in format.fresh_only:
+    decoder = config.decoder is not None and "decoder" in format.rules
+    told = read_config(format, plain, where=f"a {format.family} folder", pooler=pooler, decoder=decoder)
+    for name, value in flat(told).items():
+        if fields.get(name) != value and name not in format.fresh_only:
             raise CheckpointError(
-                f"a {format.family} folder cannot say {name}={fields[name]!r}; in this family it is {value!r}"
+                f"a {format.family} folder cannot say {name}={fields.get(name)!r}; "
+                f"in this family it is {value!r}"
             )
     return plain

@@ -12,16 +12,19 @@ from torch import Tensor, nn
 
 from polyseme.checkpoints.cards import read_card
 from polyseme.checkpoints.filling import Reading, read_tensors
+from polyseme.checkpoints.formats import check_heads
 from polyseme.checkpoints.hub import resolve
 from polyseme.checkpoints.model import HEADS, Card, Model
 from polyseme.checkpoints.source import Source
 from polyseme.errors import CheckpointError, SettingsError
 from polyseme.models.initialising import initialise
+from polyseme.models.transformer.building import build
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Pooler, Transformer
 from polyseme.text.tokenizer import Tokenizer
+from polyseme.text.tokenizer_files import BYTE_PAIRS
 
-_TOKENIZERS = ("tokenizer.json", "vocab.txt", "merges.txt")
+_TOKENIZERS = ("tokenizer.json", "vocab.txt", *BYTE_PAIRS)
 
 
 def load(
@@ -74,6 +77,7 @@ def read_model(
     source = Source(folder, layout=layout, settings=settings)
     read, drawn = source.choose(heads, fresh)
     config = source.config(pooler="pooler" in {*read, *drawn})
+    check_heads(source.format, config, {*read, *drawn})
     classes = source.classes() if "classification" in read else None
     card = read_card(folder, source.plain, classes=classes)
     if "classification" in drawn:
@@ -87,7 +91,13 @@ def read_model(
     for head, module in modules.items():
         wanted |= {f"{head}.{name}": tensor for name, tensor in module.state_dict().items()}
     tensors, reading = read_tensors(
-        source.format, source.stored, wanted, parts=read, where=source.folder, dtype=dtype
+        source.format,
+        source.stored,
+        wanted,
+        parts=read,
+        more=source.format.more_rules(config),
+        where=source.folder,
+        dtype=dtype,
     )
     reading = replace(reading, layout=source.opened.layout, left=source.opened.left)
 
@@ -112,7 +122,7 @@ def _shapes(
     """The modules without memory: a damaged file may claim any size, so shapes are compared first."""
     try:
         with torch.device("meta"):
-            backbone = Transformer(config)
+            backbone = build(config)
             return backbone, {head: build_head(head, config, classes, reading) for head in heads}
     except (RuntimeError, TypeError, OverflowError) as error:  # A number of more than 64 bits is a TypeError.
         raise CheckpointError(
@@ -134,8 +144,8 @@ def _with_labels(card: Card, labels: Sequence[str]) -> Card:
 def build_head(name: str, config: TransformerConfig, classes: int, reading: dict[str, Any]) -> nn.Module:
     """A fresh head by its name; a classifier gives `classes` scores and reads the states by `reading`."""
     module, _, kind = HEADS[name].partition(":")
-    build = getattr(import_module(module), kind)
-    head: nn.Module = build(config, classes, **reading) if name == "classification" else build(config)
+    make = getattr(import_module(module), kind)
+    head: nn.Module = make(config, classes, **reading) if name == "classification" else make(config)
     return head
 
 
@@ -157,10 +167,9 @@ def _compute_buffers(backbone: Transformer) -> None:
 
 
 def _tokenizer(source: Source, config: TransformerConfig) -> Tokenizer | None:
-    place = source.opened.vocabulary or source.folder
-    if place == source.folder and not any((place / name).exists() for name in _TOKENIZERS):
+    if not any((source.folder / name).exists() for name in _TOKENIZERS):
         return None
-    tokenizer = Tokenizer.load(place)
+    tokenizer = Tokenizer.load(source.folder)
     if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"{source.folder}: the tokenizer has {tokenizer.vocab_size} tokens, "

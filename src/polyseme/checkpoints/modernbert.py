@@ -1,4 +1,4 @@
-"""ModernBERT's folders (Warner et al. 2024), of models whose layers are all global."""
+"""ModernBERT's folders (Warner et al. 2024)."""
 
 from typing import Any
 
@@ -46,6 +46,14 @@ class _Rotary(msgspec.Struct):
     rope_type: str = "default"
     rope_theta: float | None = None
     full_attention: "_Rotary | None" = None
+    sliding_attention: "_Rotary | None" = None
+
+    def theta(self, otherwise: float) -> float:
+        if self.rope_type != "default":
+            raise ValueError(
+                f"rope_type is {self.rope_type!r}, which polyseme does not compute; it reads 'default'"
+            )
+        return otherwise if self.rope_theta is None else self.rope_theta
 
 
 class _Settings(msgspec.Struct):
@@ -55,8 +63,10 @@ class _Settings(msgspec.Struct):
     max_position_embeddings: int = 8192
     layer_types: list[str] | None = None
     global_attn_every_n_layers: int = 3
+    local_attention: int = 128
     rope_parameters: _Rotary | None = None
     global_rope_theta: float = 160_000.0
+    local_rope_theta: float = 10_000.0
     hidden_activation: str = "gelu"
     classifier_activation: str = "gelu"
     embedding_dropout: float = 0.0
@@ -76,60 +86,73 @@ class _Settings(msgspec.Struct):
                 )
         return first
 
-    def rotary_base(self) -> float:
+    def attention(self) -> dict[str, Any]:
+        """The fields of `AttentionChoices`."""
         rotary = self.rope_parameters or _Rotary()
-        rotary = rotary.full_attention or rotary
-        if rotary.rope_type != "default":
-            raise ValueError(
-                f"rope_type is {rotary.rope_type!r}, which polyseme does not compute; it reads 'default'"
-            )
-        return self.global_rope_theta if rotary.rope_theta is None else rotary.rope_theta
+        base = (rotary.full_attention or rotary).theta(self.global_rope_theta)
+        every = self.global_every()
+        if every == 1:
+            return {"attention.rotary.base": base}
+        local = (rotary.sliding_attention or rotary).theta(self.local_rope_theta)
+        return {
+            "attention.rotary.base": base,
+            "attention.rotary.local_base": None if local == base else local,
+            "attention.window": self.local_attention,
+            "attention.global_every": every,
+        }
 
-    def refuse_local_layers(self) -> None:
+    def global_every(self) -> int:
+        """Every how many layers one is global: as the list of the layers' kinds has it, if there is one."""
         every, kinds = self.global_attn_every_n_layers, self.layer_types
         if kinds is None:
-            if every != 1 and self.num_hidden_layers > 1:
-                raise ValueError(
-                    f"global_attn_every_n_layers is {every}, so some layers see their neighbours only, "
-                    "which polyseme does not compute; it reads 1"
-                )
-            return
-        for number, kind in enumerate(kinds):
-            if kind != "full_attention":
-                raise ValueError(
-                    f"layer_types[{number}] is {kind!r}, which polyseme does not compute; "
-                    "it reads 'full_attention' in every layer"
-                )
+            return every
         if len(kinds) != self.num_hidden_layers:
             raise ValueError(
                 f"layer_types names {len(kinds)} layers and num_hidden_layers {self.num_hidden_layers}"
             )
+        numbers: list[int] = [every, *range(1, len(kinds) + 1)]
+        for number in numbers:
+            if number > 0 and kinds == layer_types(len(kinds), number):
+                return number
+        raise ValueError(
+            f"layer_types is {kinds}, which polyseme does not compute; it reads full_attention in every "
+            "layer, or in layers 0, n, 2n … and sliding_attention between them"
+        )
+
+
+def layer_types(num_layers: int, every: int) -> list[str]:
+    """The kinds of the layers when every so many-th is global."""
+    return ["sliding_attention" if number % every else "full_attention" for number in range(num_layers)]
 
 
 def _read_more(plain: dict[str, Any]) -> dict[str, Any]:
     settings = msgspec.convert({key: value for key, value in plain.items() if value is not None}, _Settings)
-    settings.refuse_local_layers()
     settings.same("hidden_activation", "classifier_activation")
     if settings.max_position_embeddings > _MOST_POSITIONS:
         raise ValueError(f"max_position_embeddings is above {_MOST_POSITIONS}, the most that polyseme reads")
     return {
         "bias": settings.same(*_BIASES),
         "dropout": settings.same("mlp_dropout", "embedding_dropout"),
-        "attention.rotary.base": settings.rotary_base(),
+        **settings.attention(),
     }
 
 
 def _write_more(config: TransformerConfig) -> dict[str, Any]:
     # Old and new keys side by side: releases of transformers before 5 read global_* and ignore the rest.
     activation = "gelu_new" if config.activation == "gelu_tanh" else config.activation
-    base = config.attention.rotary.base
-    rope = {"rope_theta": base, "rope_type": "default"}
+    attention, rotary = config.attention, config.attention.rotary
+    every = attention.global_every or 1
+    local_base = rotary.base if rotary.local_base is None else rotary.local_base
     return {
-        "layer_types": ["full_attention"] * config.num_layers,
-        "rope_parameters": {"full_attention": rope, "sliding_attention": rope},
-        "global_attn_every_n_layers": 1,
-        "global_rope_theta": base,
-        "local_rope_theta": base,
+        "layer_types": layer_types(config.num_layers, every),
+        "rope_parameters": {
+            "full_attention": {"rope_theta": rotary.base, "rope_type": "default"},
+            "sliding_attention": {"rope_theta": local_base, "rope_type": "default"},
+        },
+        "global_attn_every_n_layers": every,
+        "local_attention": attention.window or 128,
+        "global_rope_theta": rotary.base,
+        "local_rope_theta": local_base,
         "classifier_activation": activation,
         "mlp_dropout": config.dropout,
         "embedding_dropout": config.dropout,
@@ -193,7 +216,6 @@ MODERNBERT = Format(
     written={
         "decoder_bias": True,
         "reference_compile": False,
-        "local_attention": 128,
         # Absent ones would mean ModernBERT's own, which lie beyond a small vocabulary.
         "cls_token_id": None,
         "bos_token_id": None,

@@ -26,6 +26,13 @@ class Transposed:
 Rules = Mapping[str, "str | tuple[str, ...] | Transposed"]
 
 
+def renamed(rules: Rules, old: str, new: str) -> Rules:
+    """The rules of a family whose foreign names begin with `new` where these begin with `old`."""
+    return {
+        new + name.removeprefix(old) if name.startswith(old) else name: ours for name, ours in rules.items()
+    }
+
+
 class Holding(NamedTuple):
     """What one foreign tensor holds, and how."""
 

@@ -8,7 +8,7 @@ import safetensors.torch
 from torch import Tensor
 
 from polyseme.checkpoints.cards import CARD, classifier_settings
-from polyseme.checkpoints.formats import Format, config_json, format_of
+from polyseme.checkpoints.formats import Format, architecture_of, check_heads, config_json, format_of
 from polyseme.checkpoints.model import Card, Model
 from polyseme.checkpoints.rules import Translation
 from polyseme.checkpoints.sentence_transformers import pooling_files
@@ -39,7 +39,7 @@ def files_of(model: Model) -> dict[str, bytes]:
     files = {"config.json": to_json(published_settings(model, format)), "model.safetensors": weights}
     if model.tokenizer is not None:
         files |= model.tokenizer.files(
-            token_type_ids=config.type_vocab_size > 0, max_length=config.max_position_embeddings
+            token_type_ids=config.type_vocab_size > 1, max_length=config.max_position_embeddings
         )
     files[CARD] = to_json(card_of(model))
     if model.card.pooling is not None:
@@ -58,18 +58,13 @@ def card_of(model: Model) -> Card:
 
 def published_settings(model: Model, format: Format) -> dict[str, Any]:
     """The content of config.json."""
-    architecture = format.architectures.get(frozenset(model.heads))
-    if architecture is None:
-        known = " or ".join(", ".join(sorted(heads)) for heads in format.architectures if heads)
-        raise CheckpointError(
-            f"a {format.family} folder cannot hold the heads {', '.join(sorted(model.heads))}; "
-            f"it holds {known}"
-        )
+    architecture = architecture_of(format, model.backbone.config, model.heads)
     config = model.backbone.config
+    check_heads(format, config, model.heads)
     plain = config_json(format, config) | {
         "architectures": [architecture],
         "dtype": str(model.backbone.embeddings.tokens.weight.dtype).removeprefix("torch."),
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": config.embedding.tied,
     }
     if model.tokenizer is not None:
         plain |= _special_ids(model, format)
@@ -121,11 +116,12 @@ def _special_ids(model: Model, format: Format) -> dict[str, int]:
 def published_weights(model: Model, format: Format) -> dict[str, Tensor]:
     """The content of model.safetensors: the tensors by the family's names."""
     tensors: dict[str, Tensor] = dict(model.backbone.state_dict())
-    parts = ["backbone", "pooler", *model.heads]
+    parts = ["backbone", "pooler", "decoder", *model.heads]
     for head, module in model.heads.items():
         tensors |= {f"{head}.{name}": tensor for name, tensor in module.state_dict().items()}
     tensors = {name: _own_rows(name, tensor, model) for name, tensor in tensors.items()}
-    rules = {name: ours for part in parts for name, ours in format.rules[part].items()}
+    rules = {name: ours for part in parts for name, ours in format.rules.get(part, {}).items()}
+    rules |= format.more_rules(model.backbone.config)
     return {
         name: holding.join(tensors).detach().cpu().contiguous()
         for name, holding in Translation(rules).groups(tensors).items()
@@ -134,6 +130,6 @@ def published_weights(model: Model, format: Format) -> dict[str, Tensor]:
 
 def _own_rows(name: str, tensor: Tensor, model: Model) -> Tensor:
     """The tensor without the rows that pad the vocabulary for speed."""
-    if name in ("embeddings.tokens.weight", "masked-lm.bias"):
+    if name in ("embeddings.tokens.weight", "masked-lm.bias", "seq2seq-lm.weight"):
         return tensor[: model.backbone.config.vocab_size]
     return tensor

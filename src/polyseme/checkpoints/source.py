@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import torch
+
 from polyseme.checkpoints.filling import parts_in, standard_names
 from polyseme.checkpoints.foreign.opening import open_folder
 from polyseme.checkpoints.formats import format_of, read_config
@@ -31,6 +34,7 @@ class Source:
         self.parts = parts_in(self.format, self.stored)
         if not self._classifies():
             self.parts -= {"classification"}
+        self.parts |= {head for head in self.format.tied_heads if self._names(head)}
 
     def choose(self, heads: Sequence[str], fresh: Sequence[str]) -> tuple[set[str], set[str]]:
         """The parts to read from the file and those to draw afresh."""
@@ -39,11 +43,12 @@ class Source:
                 raise SettingsError(
                     f"a model has no part {part!r}{nearest(part, _PARTS)}; parts are {', '.join(_PARTS)}"
                 )
-            if not self.format.rules.get(part):
+            if not self.format.rules.get(part) and part not in self.format.heads:
                 raise CheckpointError(f"a model of the family {self.format.family} has no {part}")
         drawn = {part for part in fresh if part not in heads or part not in self.parts}
-        read = {*heads, *(self.parts & {"pooler"})} - drawn
-        if absent := sorted(read - self.parts):
+        read = {*heads, *(self.parts & {"pooler", "decoder"})} - drawn
+        # A head that is all tied can be put on any backbone of its family.
+        if absent := sorted(read - self.parts - self.format.tied_heads):
             kind = (
                 f" (its architectures: {', '.join(self._architectures())})" if self._architectures() else ""
             )
@@ -54,6 +59,8 @@ class Source:
 
     def _with_pooler(self, read: set[str], drawn: set[str]) -> set[str]:
         needs = sorted({*read, *drawn}.intersection(READ_POOLED))
+        if "pooler" not in self.format.poolings:
+            needs = [part for part in needs if part != "classification"]
         if needs and self.format.rules["pooler"] and "pooler" not in {*read, *drawn}:
             raise CheckpointError(
                 f"{self.folder} has no pooler, which {needs[0]} reads; "
@@ -63,12 +70,22 @@ class Source:
 
     def config(self, *, pooler: bool) -> TransformerConfig:
         where = str(self.opened.where)
-        config = read_config(self.format, self.plain, where=where, pooler=pooler)
+        decoder = "decoder" in self.parts
+        config = read_config(self.format, self.plain, where=where, pooler=pooler, decoder=decoder)
+        if self._untied():
+            embedding = msgspec.structs.replace(config.embedding, tied=False)
+            config = msgspec.structs.replace(config, embedding=embedding)
         if config.num_layers > len(self.stored):
             raise CheckpointError(
                 f"{where} says {config.num_layers} layers, but the weights are {len(self.stored)} tensors"
             )
         return config
+
+    def _untied(self) -> bool:
+        """Whether the file has an output table that differs from the token table."""
+        name = self.format.untied
+        own, tokens = self.stored.get(name), self.stored.get(self.format.ties.get(name, ""))
+        return own is not None and tokens is not None and not torch.equal(own.read(), tokens.read())
 
     def classes(self) -> int:
         """How many scores the stored classifier gives."""
@@ -93,6 +110,11 @@ class Source:
     def _architectures(self) -> list[str]:
         named = self.plain.get("architectures") or []
         return list(map(str, named)) if isinstance(named, list) else [str(named)]
+
+    def _names(self, head: str) -> bool:
+        """Whether config.json names the architecture with this head, or none at all."""
+        named = self._architectures()
+        return not named or self.format.architectures[frozenset({head})] in named
 
     def _classifies(self) -> bool:
         """Whether the tensors named `classifier` judge texts; other tasks give theirs the same name."""

@@ -54,7 +54,7 @@ class Embedder:
 
     Texts longer than the model are read by overlapping windows whose states are joined, each token
     from the window that shows it the most context; `long_texts="truncate"` cuts them instead, and
-    says so once. An empty text is read as its special tokens alone.
+    says so once. An empty text is read as its special tokens alone, or as the token that fills rows.
 
     >>> embedder = Embedder.load("models/mini", pooling="mean")  # doctest: +SKIP
     >>> embedder.sentences(["程序已经启动", "按照法定程序"]).shape  # doctest: +SKIP
@@ -169,7 +169,11 @@ class Embedder:
         joined = [of_rows[start:stop] for start, stop in _runs(rows, len(ids))]
         before, after = len(self.tokenizer.frame.before), len(self.tokenizer.frame.after)
         whole = [np.concatenate(parts) for parts in joined]
-        return [states[before : len(states) - after] for states in whole]
+        # Where nothing stands around texts, an empty one was read as a token that is not its own.
+        return [
+            states[before : len(states) - after][: len(of_text)]
+            for states, of_text in zip(whole, ids, strict=True)
+        ]
 
     def _rows(self, ids: Sequence[NDArray[np.int32]]) -> list[_Row]:
         """Each text as one row, or as several windows that lie together."""
@@ -189,7 +193,8 @@ class Embedder:
             begin = 0 if window.own_start == 0 else window.own_start - window.start + before
             end = window.own_stop - window.start + before
             end += len(frame.after) if window.own_stop == len(ids) else 0
-            yield _Row(text, frame.single(ids[window.start : window.stop]), slice(begin, end))
+            row = self.tokenizer.framed(ids[window.start : window.stop])
+            yield _Row(text, row, slice(begin, max(end, begin + 1)))
 
     def _run(self, rows: Sequence[_Row]) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor, Tensor | None]]:
         """Batch by batch: row numbers, chosen states, which positions count, pooled states."""
@@ -197,7 +202,7 @@ class Embedder:
         for numbers in batches_by_length(lengths, max_tokens=self.settings.batch_tokens):
             matrix, real = pad(
                 [rows[n].input_ids for n in numbers],
-                padding=self.tokenizer.padding_id,
+                padding=self.tokenizer.filling_id,
                 most=self._config.max_position_embeddings,
             )
             own = np.zeros_like(real)

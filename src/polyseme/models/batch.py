@@ -23,10 +23,18 @@ class Batch:
     token_type_ids: Tensor | None = None
     position_ids: Tensor | None = None
     document_ids: Tensor | None = None
+    decoder_input_ids: Tensor | None = None
+    """What a decoder has read before each token that it predicts: `[batch, decoder length]`."""
+    decoder_attention_mask: Tensor | None = None
+    """True where such a token is real: `[batch, decoder length]`."""
     predicted: Tensor | None = None
-    """Flat indices into `batch × length` of the positions to predict: `[predictions]`."""
+    """Flat indices into `batch × length` (of the decoder's rows, where there are some) of the positions to
+    predict: `[predictions]`."""
     labels: Tensor | None = None
-    """What to predict: `[predictions]` beside `predicted`; of whole texts `[batch]` or `[batch, classes]`."""
+    """What to predict: `[predictions]` beside `predicted`; at every position `[batch, length]`; of whole
+    texts `[batch]` or `[batch, classes]`."""
+    lots: Tensor | None = None
+    """A number in [0, 1) for each position to predict, where a guess is drawn there: `[predictions]`."""
     pair_labels: Tensor | None = None
     """Of a pair of segments (next sentence: 0 follows, 1 random): `[batch]`."""
 
@@ -50,6 +58,11 @@ class States:
     """With `every_layer`: the embeddings' output first, then each layer's; num_layers + 1 tensors."""
     pooled: Tensor | None = None
     """`[batch, hidden_size]` where the model has a pooler."""
+    decoded: Tensor | None = None
+    """The decoder's last states, where the batch has something for it: `[batch, decoder length,
+    hidden_size]`."""
+    decoded_layers: tuple[Tensor, ...] = ()
+    """With `every_layer`: what the decoder's first layer reads, then each layer's states."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +73,6 @@ class Loss:
     parts: dict[str, Tensor] = field(default_factory=dict)
     predictions: int = 0
     """How many predictions the batch held."""
+    decisions: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Of choices between few classes: scores `[decisions]` (above 0 says 1) or `[decisions, classes]`, and
+    the truth `[decisions]`. Held-out text is also scored by them all together; training does not look."""

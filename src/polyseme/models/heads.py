@@ -35,6 +35,18 @@ class MaskedLMHead(nn.Module):
         return F.linear(self.transform(hidden_states), table, self.bias)
 
 
+class CausalLMHead(nn.Module):
+    """States to the scores of every token that may come next: products with the token table, and no more
+    (Radford et al. 2018, equation 2)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+
+    def forward(self, hidden_states: Tensor, table: Tensor) -> Tensor:
+        """`[predictions, hidden_size]` states and the `[vocab_size, hidden_size]` table to logits."""
+        return F.linear(hidden_states, table)
+
+
 class PairHead(nn.Module):
     """A pair's pooled state to two scores (next sentence: 0 follows, 1 random)."""
 
@@ -49,12 +61,29 @@ class PairHead(nn.Module):
         return logits
 
 
+class ReplacedTokenHead(nn.Module):
+    """Every token's state to one score: above 0 where it looks replaced (Clark et al. 2020, section 2)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = ACTIVATIONS[config.activation]()
+        self.score = nn.Linear(config.hidden_size, 1)
+        initialise(self, config)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """`[batch, length, hidden_size]` to `[batch, length]`."""
+        logits: Tensor = self.score(self.activation(self.dense(hidden_states)))  # [batch, length, 1]
+        return logits.squeeze(-1)
+
+
 class ClassificationHead(nn.Module):
     """A text's states to one score a class.
 
     `pooling` is `pooler` (what the backbone has pooled) or a way of pooling the last states; `transform`
     what a published family does with that before the scores: a dense layer and `tanh` (RoBERTa, XLNet),
     `gelu` (ELECTRA), `relu` (DistilBERT), or the configuration's activation and a norm (ModernBERT).
+    `dropout` is the configuration's unless another one is given (ALBERT, DistilBERT).
     """
 
     def __init__(
@@ -65,6 +94,7 @@ class ClassificationHead(nn.Module):
         transform: str = "none",
         *,
         bias: bool = True,
+        dropout: float | None = None,
     ) -> None:
         super().__init__()
         if pooling != "pooler" and pooling not in POOLINGS:
@@ -74,7 +104,7 @@ class ClassificationHead(nn.Module):
             raise ValueError("pooling 'pooler' needs a model with a pooler; choose 'first' or 'mean'")
         self.pooling, self.kind = pooling, transform
         self.transform = TRANSFORMS[transform](config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.dropout if dropout is None else dropout)
         self.dense = nn.Linear(config.hidden_size, num_labels, bias=bias)
         initialise(self, config)
 
@@ -88,11 +118,11 @@ class ClassificationHead(nn.Module):
 
 
 class DenseAndBend(nn.Module):
-    """Dropout, a dense layer, and a bend that the family always has."""
+    """Dropout, unless the family has none here, a dense layer, and a bend that it always has."""
 
-    def __init__(self, config: TransformerConfig, bend: nn.Module) -> None:
+    def __init__(self, config: TransformerConfig, bend: nn.Module, *, drops: bool = True) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.dropout if drops else 0.0)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.bend = bend
 
@@ -120,5 +150,5 @@ TRANSFORMS: dict[str, Callable[[TransformerConfig], nn.Module]] = {
     "norm": DenseAndNorm,
     "tanh": lambda config: DenseAndBend(config, nn.Tanh()),
     "gelu": lambda config: DenseAndBend(config, nn.GELU()),
-    "relu": lambda config: DenseAndBend(config, nn.ReLU()),
+    "relu": lambda config: DenseAndBend(config, nn.ReLU(), drops=False),
 }

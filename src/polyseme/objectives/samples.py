@@ -13,10 +13,11 @@ from polyseme.text.store import Store
 
 Integers = npt.NDArray[np.int64]
 
-Layout = Literal["pair", "packed", "contiguous"]
+Layout = Literal["pair", "packed", "contiguous", "joined"]
 """How spans share a row: together as one text or pair (`[CLS] A [SEP] B [SEP]`); each a text of its own
-(`[CLS] text [SEP]`, blind to the others); or as one stream of documents, a `[SEP]` after each and no `[CLS]`,
-that is cut wherever the row is full."""
+(`[CLS] text [SEP]`, blind to the others); as one stream of documents, a `[SEP]` after each and no `[CLS]`,
+that is cut wherever the row is full; or side by side without any special token, for an objective that makes
+two rows of each, one to be read and one to be written."""
 
 BLOCK_TOKENS = 1 << 23
 """Documents are planned and shuffled in blocks of about so many tokens, so that a store larger than
@@ -39,6 +40,8 @@ class Samples:
     """Where each block of samples begins: `[blocks + 1]`."""
     pair_labels: npt.NDArray[np.int8] | None = None
     layout: Layout = "pair"
+    length: int | None = None
+    """The most tokens of a sample, where that is not the length of the rows that the model reads."""
 
     def __len__(self) -> int:
         return len(self.rows) - 1
@@ -47,8 +50,8 @@ class Samples:
 class SampleWriter:
     """Collects samples; what grows large lies in unnamed temporary files, mapped into memory."""
 
-    def __init__(self, layout: Layout = "pair") -> None:
-        self._layout = layout
+    def __init__(self, layout: Layout = "pair", *, length: int | None = None) -> None:
+        self._layout, self._length = layout, length
         self._starts, self._stops, self._rows = (_Growing(np.int64) for _ in range(3))
         self._labels = _Growing(np.int8)
         self._blocks = [0]
@@ -80,6 +83,7 @@ class SampleWriter:
             blocks=np.array(self._blocks, dtype=np.int64),
             pair_labels=self._labels.array() if len(self._labels) else None,
             layout=self._layout,
+            length=self._length,
         )
 
 

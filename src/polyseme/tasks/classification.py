@@ -12,10 +12,11 @@ from torch.nn import functional as F
 
 from polyseme.embedding.windows import windows
 from polyseme.errors import DataError, SettingsError
-from polyseme.models.batch import Batch, Loss
+from polyseme.models.batch import Batch, Loss, States
 from polyseme.models.heads import ClassificationHead
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Transformer
+from polyseme.tasks.auxiliary_lm import BESIDE
 from polyseme.tasks.labelled_texts import LabelledText, read_labelled
 from polyseme.tasks.metrics import accuracy, by_label, confusion, macro_f1, micro_f1
 from polyseme.tasks.settings import ClassificationSettings
@@ -84,7 +85,7 @@ class Classification:
             first, second = tokenizer.encode_batch([example.text, example.pair])
             return [_pair_row(first, second, label, tokenizer, max_length)]
         (ids,) = tokenizer.encode_batch([example.text])
-        size, wrap = max_length - tokenizer.frame.size, tokenizer.frame.single
+        size, wrap = max_length - tokenizer.frame.size, tokenizer.framed
         if self.settings.long_texts == "windows":
             cut = windows(len(ids), size=size, overlap=size // 4)
             return [Row(wrap(ids[window.start : window.stop]), label=label) for window in cut]
@@ -110,6 +111,11 @@ class Classification:
         head: nn.Module | None = None,
     ) -> "Classifier":
         """The network with the given head, or with a fresh one from torch's global generator."""
+        if self.settings.lm_weight and not backbone.config.attention.causal:
+            raise SettingsError(
+                f"lm_weight {self.settings.lm_weight} is for models that read from the left, and this one "
+                "sees the tokens that it would predict; set it to 0"
+            )
         head = head or ClassificationHead(backbone.config, len(inventory.labels), **reading)
         return Classifier(backbone, head, self.settings)
 
@@ -186,16 +192,22 @@ class Classifier(nn.Module):
         self.head = head
         self._loss = LOSSES[settings.several]
         self._smoothing = settings.label_smoothing
+        self._beside = BESIDE[settings.lm_weight > 0](settings.lm_weight)
 
     def forward(self, batch: Batch) -> Loss:
-        """The mean loss of the batch's rows."""
+        """The mean loss of the batch's rows, and what is learned beside it."""
         assert batch.labels is not None
-        total = self._loss(self.predict(batch), batch.labels, self._smoothing)
-        return Loss(total, {"classification": total.detach()}, len(batch.labels))
+        states = self.backbone(batch)
+        own = self._loss(self._logits(states, batch), batch.labels, self._smoothing)
+        total, parts = self._beside(own, self.backbone, states, batch)
+        return Loss(total, {"classification": own.detach(), **parts}, len(batch.labels))
 
     def predict(self, batch: Batch) -> Tensor:
         """`[batch, labels]`, before any softmax."""
-        logits: Tensor = self.head(self.backbone(batch), batch.attention_mask)
+        return self._logits(self.backbone(batch), batch)
+
+    def _logits(self, states: States, batch: Batch) -> Tensor:
+        logits: Tensor = self.head(states, batch.attention_mask)
         return logits.float()
 
 

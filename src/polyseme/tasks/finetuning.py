@@ -21,8 +21,8 @@ from polyseme.devices import environment, pick_device, pick_precision, usable_co
 from polyseme.errors import CheckpointError, DataError, SettingsError
 from polyseme.files import write_whole
 from polyseme.models.batch import Batch
+from polyseme.models.transformer.building import build
 from polyseme.models.transformer.config import TransformerConfig
-from polyseme.models.transformer.model import Transformer
 from polyseme.records import from_plain, to_plain
 from polyseme.seeding import derived, generator
 from polyseme.tasks.rows import collate, count_cut, outputs_of, say_cut, shuffled_batches
@@ -144,6 +144,8 @@ class _Finetuning:
         format = format_of(self.base.card.family)
         pooling = task.pooling(self.base.backbone.config, format.poolings)
         self.reading = {"pooling": pooling, **format.classifier}
+        if settings.dropout is not None:
+            self.reading["dropout"] = settings.dropout
         self.config = _changed(self.base.backbone.config, settings, pooler=pooling == "pooler")
         self.max_length = min(settings.max_length or 2**31, self.config.max_position_embeddings)
 
@@ -232,10 +234,11 @@ class _Finetuning:
 
     def _module(self) -> TaskModule:
         """The network of the task: the model's weights, and a fresh head (with `fresh`, all is fresh)."""
-        backbone = Transformer(self.config)
+        backbone = build(self.config)
         if not self.settings.fresh:
-            # A pooler that the model lacks stays as it was drawn.
-            backbone.load_state_dict({**backbone.state_dict(), **self.base.backbone.state_dict()})
+            # A pooler that the model lacks stays as it was drawn; a decoder that it has is left out.
+            drawn, learned = backbone.state_dict(), self.base.backbone.state_dict()
+            backbone.load_state_dict({name: learned.get(name, tensor) for name, tensor in drawn.items()})
         module = self.task.build(backbone, self.inventory, reading=self.reading)
         module.to(self.device)
         return module
@@ -246,7 +249,7 @@ class _Finetuning:
             rng = generator(seed, "batches", epoch)
             for numbers in shuffled_batches(lengths, batch_size=self.settings.batch_size, rng=rng):
                 chosen = [rows[n] for n in numbers]
-                yield collate(chosen, padding=self.tokenizer.padding_id, config=self.config)
+                yield collate(chosen, padding=self.tokenizer.filling_id, config=self.config)
 
     def _encoded(self, examples: Sequence[Any], name: str) -> list[list[Row]]:
         rows = [
@@ -265,7 +268,7 @@ class _Finetuning:
         outputs = outputs_of(
             module,
             data.rows,
-            padding=self.tokenizer.padding_id,
+            padding=self.tokenizer.filling_id,
             batch_tokens=self.settings.batch_tokens,
             precision=self.precision,
             device=self.device,
@@ -303,13 +306,14 @@ def _optimizers(module: TaskModule, settings: FinetuneSettings) -> Optimizers:
 
 
 def _changed(config: TransformerConfig, settings: FinetuneSettings, *, pooler: bool) -> TransformerConfig:
-    """The model's configuration with the dropout of fine-tuning, and a pooler if the head reads one."""
+    """The model's configuration with the dropout of fine-tuning, a pooler if the head reads one, and no
+    decoder: what answers is an encoder."""
     if settings.max_length is not None and settings.max_length > config.max_position_embeddings:
         raise SettingsError(
             f"max_length {settings.max_length} is more than the {config.max_position_embeddings} positions "
             "of this model; long_texts=windows reads longer texts"
         )
-    changes: dict[str, Any] = {"pooler": True} if pooler else {}
+    changes: dict[str, Any] = {"decoder": None} | ({"pooler": True} if pooler else {})
     if settings.dropout is not None:
         changes |= {"dropout": settings.dropout, "attention_dropout": settings.dropout}
     return msgspec.structs.replace(config, **changes)

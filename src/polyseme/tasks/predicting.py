@@ -65,7 +65,7 @@ class Answerer:
         outputs = outputs_of(
             self._module,
             rows,
-            padding=self._tokenizer.padding_id,
+            padding=self._tokenizer.filling_id,
             batch_tokens=self._settings.batch_tokens,
             precision=self._precision,
             device=self._device,

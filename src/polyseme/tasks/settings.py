@@ -23,10 +23,14 @@ class ClassificationSettings(Record, frozen=True):
     """What stands between several labels; JSON lines may have a list instead."""
     long_texts: Literal["truncate", "windows"] = "truncate"
     """Cut texts longer than the model, or read them by windows and average what they say. Pairs are cut."""
-    pooling: Literal["pooler", "first", "mean"] | None = None
-    """What the classifier reads; usually the pooler where the model has one, else the mean."""
+    pooling: Literal["pooler", "first", "mean", "last"] | None = None
+    """What the classifier reads; usually the pooler where the model has one, else the mean; the last token
+    in models that read from the left."""
     label_smoothing: float = 0.0
     """Share of the target that goes to all labels alike."""
+    lm_weight: float = 0.0
+    """What predicting the text's own next tokens counts beside the labels, in models that read from the
+    left (GPT: 0.5); 0 for not at all."""
     encoding: str = "utf-8"
     """Encoding of the files, or `auto`."""
     errors: Literal["strict", "replace"] = "strict"
@@ -37,6 +41,8 @@ class ClassificationSettings(Record, frozen=True):
             raise ValueError("separator must not be empty")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
+        if self.lm_weight < 0:
+            raise ValueError(f"lm_weight must not be negative, got {self.lm_weight}")
 
 
 class FinetuneSettings(Record, frozen=True):

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from polyseme.errors import CheckpointError
+from polyseme.text.frames import FrameName
 from polyseme.text.pipelines import (
+    BERT_WORDS,
     Definition,
     bpe_model,
     definition,
@@ -24,11 +26,27 @@ ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 """What a special token is for; its names in the settings of transformers; its usual spellings."""
 
+BYTE_PAIRS: dict[str, tuple[str, ...]] = {
+    "merges.txt": ("vocab.json", "vocab.txt"),
+    "vocab.bpe": ("encoder.json",),
+    "vocab_40000.bpe": ("encoder_bpe_40000.json",),
+}
+"""Files of merges, and of the vocabulary beside them: as transformers, GPT-2 and GPT call them. Something
+may stand before both names."""
+
+_END_OF_WORD = "</w>"
+"""What ends the last token of a word in GPT's vocabulary (Sennrich et al. 2016, section 3.2)."""
+
 _BERT_SWITCHES = {
     "do_lower_case": "lowercase",
     "strip_accents": "strip_accents",
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
+
+_FRAMES: dict[str, FrameName] = {"RobertaTokenizer": "doubled", "GPT2Tokenizer": "none"}
+"""By the tokenizer_class of settings beside a vocabulary with merges, which itself says nothing of a frame.
+
+Without a class, `<s>` as the first token tells RoBERTa's."""
 
 
 def read_tokenizer(source: Path) -> tuple[Definition, dict[str, str]]:
@@ -75,7 +93,7 @@ def _main_file(folder: Path) -> Path:
     """The file of a folder that says most: tokenizer.json, then a vocabulary with merges, then vocab.txt."""
     if (folder / "tokenizer.json").exists():
         return folder / "tokenizer.json"
-    merges = sorted(folder.glob("*merges.txt"))
+    merges = sorted(path for path in folder.iterdir() if path.name.endswith(tuple(BYTE_PAIRS)))
     if len(merges) == 1:
         return merges[0]
     if (folder / "vocab.txt").exists():
@@ -88,12 +106,13 @@ def _main_file(folder: Path) -> Path:
 
 def _merges_beside(path: Path) -> Path | None:
     """The merges that belong to a vocabulary, told by the name: `x_vocab.json` and `x_merges.txt`."""
-    if path.name.endswith("merges.txt"):
-        return path
-    for ending in ("vocab.json", "vocab.txt"):
-        merges = path.with_name(path.name.removesuffix(ending) + "merges.txt")
-        if path.name.endswith(ending) and merges.exists():
-            return merges
+    for ending, vocabularies in BYTE_PAIRS.items():
+        if path.name.endswith(ending):
+            return path
+        for vocabulary in vocabularies:
+            merges = path.with_name(path.name.removesuffix(vocabulary) + ending)
+            if path.name.endswith(vocabulary) and merges.exists():
+                return merges
     return None
 
 
@@ -155,7 +174,7 @@ def _bert_vocabulary(path: Path, settings: dict[str, Any]) -> tuple[Definition, 
 
 
 def _byte_pairs(path: Path, merges: Path, settings: dict[str, Any]) -> tuple[Definition, dict[str, str]]:
-    """GPT-2's pair of files; the vocabulary may be JSON or one token a line."""
+    """GPT-2's or GPT's pair of files; the vocabulary may be JSON or one token a line."""
     vocabulary = _read_vocabulary(merges)
     pairs = []
     for number, line in enumerate(_lines(merges), start=1):
@@ -168,18 +187,40 @@ def _byte_pairs(path: Path, merges: Path, settings: dict[str, Any]) -> tuple[Def
             )
         pairs.append((parts[0], parts[1]))
     roles = _roles(settings, set(vocabulary), path)
+    if any(token.endswith(_END_OF_WORD) for token in vocabulary):
+        return _ended_words(vocabulary, pairs, roles), roles
     model = bpe_model(vocabulary, pairs, unknown=None)
-    return definition("byte-bpe", model, roles=roles, ids=vocabulary, normalizer=None), roles
+    kind = str(settings.get("tokenizer_class", "")).removesuffix("Fast")
+    first, separator = roles.get("first"), roles.get("separator")
+    # One token for begin and end is GPT-2's, which puts it around nothing; RoBERTa's are <s> and </s>.
+    usual: FrameName = "none" if first == separator else ("doubled" if first == "<s>" else "around")
+    frame = _FRAMES.get(kind, usual)
+    return definition("byte-bpe", model, roles=roles, ids=vocabulary, normalizer=None, frame=frame), roles
+
+
+def _ended_words(
+    vocabulary: Mapping[str, int], pairs: Sequence[tuple[str, str]], roles: Mapping[str, str]
+) -> Definition:
+    """GPT's tokenizer, without the repairs of ftfy and spaCy's cut, as transformers has it: BERT's words in
+    lower case, whose last tokens end in `</w>`."""
+    model = bpe_model(vocabulary, pairs, unknown=roles.get("unknown"))
+    model["end_of_word_suffix"] = _END_OF_WORD
+    rules = normalizer("wordpiece", lowercase=True, strip_accents=None)
+    whole = definition("bpe", model, roles=roles, ids=vocabulary, normalizer=rules, frame="none")
+    decoder = {"type": "BPEDecoder", "suffix": _END_OF_WORD}
+    return whole | {"pre_tokenizer": BERT_WORDS, "decoder": decoder}
 
 
 def _read_vocabulary(merges: Path) -> dict[str, int]:
-    stem = merges.name.removesuffix("merges.txt")
-    as_json, as_lines = merges.with_name(f"{stem}vocab.json"), merges.with_name(f"{stem}vocab.txt")
-    if as_json.exists():
-        return _read_json(as_json)
-    if as_lines.exists():
-        return _numbered(_lines(as_lines), as_lines)
-    raise CheckpointError(f"{merges} has neither {as_json.name} nor {as_lines.name} beside it")
+    ending = next(ending for ending in BYTE_PAIRS if merges.name.endswith(ending))
+    stem = merges.name.removesuffix(ending)
+    for name in BYTE_PAIRS[ending]:
+        path = merges.with_name(stem + name)
+        if path.exists():
+            return _read_json(path) if name.endswith(".json") else _numbered(_lines(path), path)
+    raise CheckpointError(
+        f"{merges} has no {' or '.join(stem + name for name in BYTE_PAIRS[ending])} beside it"
+    )
 
 
 def _settings_beside(path: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from polyseme.models.batch import Batch
+from polyseme.models.batch import IGNORED, Batch
 from polyseme.text.store import Store
 from polyseme.training.loader import Loader
 
@@ -26,10 +26,19 @@ def held_out_batches(loader: Loader) -> list[Batch]:
 def unigram_level(store: Store, batches: Sequence[Batch]) -> float | None:
     """Cross-entropy of the batches' targets under the store's word frequencies (add-one), in nats."""
     labels = [
-        batch.labels.numpy() for batch in batches if batch.predicted is not None and batch.labels is not None
+        batch.labels.numpy().reshape(-1)
+        for batch in batches
+        if batch.labels is not None and (batch.predicted is not None or batch.labels.dim() == 2)
     ]
     if not labels:
         return None
+    targets = np.concatenate(labels)
+    targets = targets[targets != IGNORED]
+    # Sentinels say nothing of the text, and no frequency tells which comes next.
+    targets = targets[~np.isin(targets, store.tokenizer.sentinel_ids)]
     counts = store.counts.astype(np.float64) + 1
+    if "separator" in store.tokenizer.special_tokens and store.tokenizer.separator_id in targets:
+        # A store has none; a stream of its documents, or what is written of each, has one behind each.
+        counts[store.tokenizer.separator_id] += store.num_documents
     logs = np.log(counts / counts.sum())
-    return float(-logs[np.concatenate(labels)].mean())
+    return float(-logs[targets].mean())

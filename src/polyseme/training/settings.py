@@ -133,7 +133,8 @@ class Recipe(Record, frozen=True, kw_only=True):
     model: dict[str, Any]
     """Fields of the model that all sizes share."""
     sizes: dict[str, dict[str, Any]]
-    """Fields of the model that make a size; what they say of a nested record is added to the model's."""
+    """Fields of the model that make a size; what they say of a nested record is added to the model's. Two
+    names are not the model's: a table `training` changes the recipe's, and `objectives` replace them."""
     default_size: str
     """The size when none is asked for."""
     objectives: list[dict[str, Any]]
@@ -165,6 +166,8 @@ class PretrainSettings(Record, frozen=True, kw_only=True):
     """Of weights, order and masks: the same seed gives the same run."""
     from_model: str | None = None
     """Go on from this model (folder or hub name) instead of random weights: domain adaptation."""
+    layers: tuple[int, ...] | None = None
+    """Of the model to go on from, keep these layers only: 0 1 2 for the first three. None: all."""
     change: tuple[str, ...] = ()
     """Changes to the recipe, such as training.length=256 or objectives.0.rate=0.3."""
     precision: Precision = "auto"
@@ -181,6 +184,8 @@ class PretrainSettings(Record, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.steps is not None and self.minutes is not None:
             raise ValueError("steps and minutes exclude each other; give one of them")
+        if self.layers is not None and self.from_model is None:
+            raise ValueError(f"layers {list(self.layers)} are taken from a model; name it in from_model")
         if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if self.minutes is not None and self.minutes <= 0:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polyseme.models.dropout import Dropout
+from polyseme.models.precision import lowered
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.positions import Turn
 
@@ -28,6 +29,7 @@ class Attention(nn.Module):
 
     def forward(self, hidden_states: Tensor, seen: Tensor | None, turn: Turn) -> Tensor:
         batch, length, _ = hidden_states.shape
+        hidden_states = lowered(hidden_states)
         # One product for all three would need their weights joined in each step, and gains nothing.
         query, key, value = (
             part(hidden_states).view(batch, length, self.num_heads, -1).transpose(1, 2)
@@ -53,6 +55,8 @@ def attend(
     That is torch's fused kernel, but for two cases on the CPU: it cannot drop, and in bf16 its backward
     pass takes three times as long as plain products where rows are short.
     """
+    if seen is not None and seen.dtype != torch.bool:
+        seen = seen.to(query.dtype)
     drops = dropout.training and dropout.share > 0
     short = query.dtype == torch.bfloat16 and query.size(-2) <= LONGEST_WRITTEN_OUT
     if query.device.type != "cpu" or not (drops or short):
@@ -62,6 +66,13 @@ def attend(
     scale = query.size(-1) ** -0.5 if scale is None else scale
     scores = query @ key.transpose(-1, -2) * scale  # [batch, num_heads, length, length]
     if seen is not None:
-        scores = scores + torch.zeros_like(seen, dtype=scores.dtype).masked_fill_(~seen, float("-inf"))
+        scores = scores + added(seen, scores.dtype)
     probabilities: Tensor = dropout(scores.softmax(dim=-1, dtype=scores.dtype))
     return probabilities @ value
+
+
+def added(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """Who sees whom as numbers to be added to scores: 0 where it is true, −∞ where it is false."""
+    if seen.dtype != torch.bool:
+        return seen
+    return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, float("-inf"))

@@ -17,6 +17,10 @@ class EmbeddingChoices(Record, frozen=True):
     """Whether the sum of the embeddings is normalised."""
     scaled: bool = False
     """Whether the tokens' vectors are multiplied by √hidden_size before the positions are added."""
+    tied: bool = True
+    """Whether the table of the tokens also scores them at the output; else the head has one of its own."""
+    dropout_everywhere: bool = False
+    """Whether numbers are dropped inside the feed-forward part and from the last states too, as T5 does."""
     position_offset: int = 0
     """Rows at the start of the position table that no token uses; then only real tokens count as places."""
 
@@ -62,6 +66,18 @@ class BucketedChoices(Record, frozen=True):
     max_distance: int = 128
     """All distances from here on share the last range."""
 
+    def __post_init__(self) -> None:
+        if self.buckets < 4 or self.buckets % 2:
+            raise ValueError(
+                f"attention.bucketed.buckets must be an even number from 4 on, got {self.buckets}: "
+                "half of them are for the tokens behind"
+            )
+        if self.max_distance <= self.buckets // 2:
+            raise ValueError(
+                f"attention.bucketed.max_distance must be above {self.buckets // 2}, which {self.buckets} "
+                f"buckets tell apart one by one, got {self.max_distance}"
+            )
+
 
 class AttentionChoices(Record, frozen=True):
     """Who sees whom, and how tokens are compared."""
@@ -97,14 +113,36 @@ class AttentionChoices(Record, frozen=True):
 class InitialChoices(Record, frozen=True):
     """What fresh weights are drawn from."""
 
+    kind: Literal["fixed", "fan-in"] = "fixed"
+    """`fixed`: one deviation for all; `fan-in`: a matrix by the root of its inputs (T5, Transformer)."""
     range: float = 0.02
-    """Standard deviation of matrices and tables, a normal distribution cut off at twice this value."""
+    """Standard deviation of matrices and tables, a normal distribution cut off at twice this value; read
+    only where the kind is fixed."""
+    positions: float | None = None
+    """The same for the table of positions alone. None: as range."""
     scaled_outputs: bool = False
     """Whether the matrices that write to the residual sum are divided by √(2 · num_layers)."""
 
     def __post_init__(self) -> None:
-        if not self.range > 0:
-            raise ValueError(f"initial.range must be above 0, got {self.range}")
+        for name, value in (("range", self.range), ("positions", self.positions)):
+            if value is not None and not value > 0:
+                raise ValueError(f"initial.{name} must be above 0, got {value}")
+
+
+class DecoderChoices(Record, frozen=True):
+    """A second stack, which reads the first one's states and predicts a text from left to right.
+
+    Sizes are those of the first stack; the padding token stands before the text to be predicted.
+    """
+
+    num_layers: int = 6
+    """Number of its layers."""
+    scaled_output: bool = False
+    """Whether the last states are divided by √hidden_size before they meet the tokens' vectors."""
+
+    def __post_init__(self) -> None:
+        if self.num_layers < 1:
+            raise ValueError(f"decoder.num_layers must be at least 1, got {self.num_layers}")
 
 
 class TransformerConfig(Record, frozen=True):
@@ -157,6 +195,8 @@ class TransformerConfig(Record, frozen=True):
     initial: InitialChoices = InitialChoices()
     padding_id: int = 0
     """The token that fills a row up."""
+    decoder: DecoderChoices | None = None
+    """A stack that writes what this one has read. None: there is none."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -231,11 +271,42 @@ class TransformerConfig(Record, frozen=True):
                 "initial.scaled_outputs keeps a residual sum from growing, and with norm_position 'after' "
                 "every sum is normalised; set initial.scaled_outputs to False"
             )
+        if self.initial.scaled_outputs and self.initial.kind != "fixed":
+            raise ValueError(
+                f"initial.scaled_outputs divides initial.range, which initial.kind {self.initial.kind!r} "
+                "does not read; leave one of them out"
+            )
+        self._refuse_odd_decoders()
+
+    def _refuse_odd_decoders(self) -> None:
+        if self.decoder is None:
+            return
+        if self.positions not in ("sinusoidal", "bucketed"):
+            raise ValueError(
+                f"a decoder reads sinusoidal or bucketed positions, got {self.positions!r}; "
+                "choose one of the two, or leave the decoder out"
+            )
+        if self.type_vocab_size or self.pooler or self.attention.causal or self.embedding.size is not None:
+            raise ValueError(
+                "beside a decoder there are no segments, no pooler, no causal encoder and no other embedding "
+                "size: set type_vocab_size to 0, pooler and attention.causal to False, and leave out "
+                "embedding.size"
+            )
+        if self.decoder.scaled_output and not self.embedding.tied:
+            raise ValueError(
+                "decoder.scaled_output is for the tokens' own vectors, and embedding.tied is False; "
+                "set one of the two the other way"
+            )
 
     @property
     def head_size(self) -> int:
         """Numbers of one head's query."""
         return self.attention.head_size or self.hidden_size // self.num_heads
+
+    @property
+    def inner_dropout(self) -> float:
+        """Share of the numbers dropped inside the feed-forward part and from the last states."""
+        return self.dropout if self.embedding.dropout_everywhere else 0.0
 
     @property
     def embedding_size(self) -> int:

@@ -41,18 +41,60 @@ def places(batch: Batch) -> Tensor | None:
     return numbers - (numbers * starts).cummax(dim=1).values
 
 
-class LearnedPositions(nn.Module):
-    """A vector for each place in the text."""
+class PositionTable(nn.Module):
+    """A vector for each place in the text; where the table comes from is a subclass."""
 
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(config.max_position_embeddings, config.embedding_size))
+    weight: Tensor
 
     def forward(self, hidden_states: Tensor, batch: Batch) -> Tensor:
         position_ids = places(batch)
         if position_ids is None:
             return hidden_states + self.weight[: hidden_states.size(1)]
         return hidden_states + F.embedding(position_ids, self.weight)
+
+
+class LearnedPositions(PositionTable):
+    """The table is learned like any other (Devlin et al. 2018)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        rows = config.embedding.position_offset + config.max_position_embeddings
+        self.weight = nn.Parameter(torch.empty(rows, config.embedding_size))
+
+
+class OffsetPositions(LearnedPositions):
+    """Real tokens count from row `position_offset`, and padding has the row before (RoBERTa's code)."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config)
+        self.offset, self.padding_id = config.embedding.position_offset, config.padding_id
+
+    def forward(self, hidden_states: Tensor, batch: Batch) -> Tensor:
+        position_ids = places(batch)
+        if position_ids is None:
+            real = batch.input_ids != self.padding_id
+            position_ids = real.cumsum(dim=1) * real - 1
+        return hidden_states + F.embedding(position_ids + self.offset, self.weight)
+
+
+class SinusoidalPositions(PositionTable):
+    """Sines in the even columns and cosines in the odd ones (Vaswani et al. 2017, section 3.5).
+
+    The table is part of the saved state, since published folders hold one; it is not trained.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        table = sinusoids(config.max_position_embeddings, config.embedding_size)
+        self.register_buffer("weight", table)
+
+
+def sinusoids(rows: int, size: int) -> Tensor:
+    """The sine and cosine of each place at wavelengths from 2π to 10,000 · 2π: `[rows, size]`."""
+    rates = 10_000.0 ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
+    angles = torch.outer(torch.arange(rows, dtype=torch.float64), rates)  # [rows, ⌈size / 2⌉]
+    waves = torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)
+    return waves[:, :size].float()
 
 
 class TokenTypes(nn.Module):
@@ -115,9 +157,15 @@ def no_norm(config: TransformerConfig, size: int) -> nn.Module:
 
 
 POSITIONS: dict[str, Callable[[TransformerConfig], nn.Module]] = {
-    "learned": LearnedPositions,
+    "learned": lambda config: LEARNED[config.embedding.position_offset > 0](config),
+    "sinusoidal": SinusoidalPositions,
     "rotary": NothingAdded,
+    "bucketed": NothingAdded,
     "none": NothingAdded,
+}
+LEARNED: dict[bool, Callable[[TransformerConfig], nn.Module]] = {
+    True: OffsetPositions,
+    False: LearnedPositions,
 }
 TOKEN_TYPES: dict[bool, Callable[[TransformerConfig], nn.Module]] = {True: TokenTypes, False: NothingAdded}
 SCALES: dict[bool, Callable[[TransformerConfig], nn.Module]] = {True: Scale, False: unscaled}

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from polyseme.models.activations import ACTIVATIONS
 from polyseme.models.dropout import Dropout
+from polyseme.models.precision import lowered
 from polyseme.models.transformer.attention import Attention
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.embeddings import norm
@@ -19,10 +20,11 @@ class FeedForward(nn.Module):
         super().__init__()
         self.input = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.bias)
         self.activation = ACTIVATIONS[config.activation]()
+        self.dropout = Dropout(config.inner_dropout)
         self.output = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.bias)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        output: Tensor = self.output(self.activation(self.input(hidden_states)))
+        output: Tensor = self.output(self.dropout(self.activation(self.input(hidden_states))))
         return output
 
 
@@ -35,8 +37,9 @@ class GatedFeedForward(FeedForward):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         # Joining the two products would save one reading and cost more in strided halves.
+        hidden_states = lowered(hidden_states)
         widened = self.activation(self.input(hidden_states)) * self.gate(hidden_states)
-        output: Tensor = self.output(widened)
+        output: Tensor = self.output(self.dropout(widened))
         return output
 
 

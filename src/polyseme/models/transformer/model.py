@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from polyseme.models.backbone import Backbone
 from polyseme.models.batch import Batch, States
+from polyseme.models.dropout import Dropout
 from polyseme.models.initialising import initialise
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.embeddings import Embeddings, norm
@@ -37,6 +38,7 @@ class Transformer(Backbone):
         self.views = nn.ModuleList(View(config, local=kind) for kind in ([False, True] if local else [False]))
         self.course = tuple(course(config))
         self.final_norm = norm(config, wanted=config.final_norm)
+        self.final_dropout = Dropout(config.inner_dropout)
         self.pooler = POOLERS[config.pooler](config)
         initialise(self, config)
 
@@ -58,7 +60,7 @@ class Transformer(Backbone):
             hidden_states = self.layers[layer](hidden_states, *views[view])
             if every_layer:
                 layers.append(hidden_states)
-        hidden_states = layers[-1] = self.final_norm(hidden_states)
+        hidden_states = layers[-1] = self.final_dropout(self.final_norm(hidden_states))
         return States(
             last=hidden_states, layers=tuple(layers) if every_layer else (), pooled=self.pooler(hidden_states)
         )
@@ -67,8 +69,10 @@ class Transformer(Backbone):
 def course(config: TransformerConfig) -> Iterator[tuple[int, int]]:
     """For each pass through a layer, whose weights it uses and whose view: 0 global, 1 local."""
     every = config.attention.global_every
+    layers_each = config.num_layers / (config.distinct_layers or max(1, config.num_layers))
     for number in range(config.num_layers):
-        weights = number * (config.distinct_layers or config.num_layers) // config.num_layers
+        # Divided as in ALBERT's code: exact division would differ from it, as at 18 layers of 14.
+        weights = int(number / layers_each)
         yield weights, int(every is not None and number % every > 0)
 
 

@@ -1,0 +1,1 @@
+"""Blanks filled, and texts continued or rewritten."""

@@ -167,10 +167,9 @@ def _compute_buffers(backbone: Transformer) -> None:
 
 
 def _tokenizer(source: Source, config: TransformerConfig) -> Tokenizer | None:
-    place = source.opened.vocabulary or source.folder
-    if place == source.folder and not any((place / name).exists() for name in _TOKENIZERS):
+    if not any((source.folder / name).exists() for name in _TOKENIZERS):
         return None
-    tokenizer = Tokenizer.load(place)
+    tokenizer = Tokenizer.load(source.folder)
     if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"{source.folder}: the tokenizer has {tokenizer.vocab_size} tokens, "

@@ -41,5 +41,4 @@ GPT2 = Layout(
     counts={"n_layer": "model/h{n}/ln_1/g"},
     written={"activation_function": "gelu_new", "layer_norm_epsilon": 1e-5},
     ignored=OPTIMIZER,
-    vocabularies=("encoder.json",),
 )

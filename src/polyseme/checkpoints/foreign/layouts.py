@@ -102,8 +102,6 @@ class Layout:
     """What the checkpoint is called when we write one; empty where we write none."""
     saved_settings: tuple[str, ...] = ()
     """The keys of the settings file, when we write one."""
-    vocabularies: tuple[str, ...] = ()
-    """Names of the tokenizer's file, where they are not those that tokenizers are looked for by."""
 
 
 def layout_of(name: str) -> Layout:

@@ -41,5 +41,4 @@ GPT = Layout(
     counts={"n_layer": "model/h{n}/ln_1/g"},
     written={"afn": "gelu", "layer_norm_epsilon": 1e-5},
     finish=_finish,
-    vocabularies=("encoder_bpe_40000.json",),
 )

@@ -73,8 +73,6 @@ class Opened:
     """Tensors that hold no weights of the model, by what they are."""
     layout: str = "transformers"
     """The name of the layout."""
-    vocabulary: Path | None = None
-    """The tokenizer's file, where it is not found by its name."""
 
 
 def open_folder(folder: Path, *, layout: str | None = None, settings: Path | None = None) -> Opened:
@@ -94,9 +92,7 @@ def open_folder(folder: Path, *, layout: str | None = None, settings: Path | Non
     where = file or folder
     said = {} if file is None else chosen.read(file)
     plain = published_settings(chosen, said, foreign, stored, where)
-    vocabularies = [folder / vocabulary for vocabulary in chosen.vocabularies]
-    vocabulary = next((path for path in vocabularies if path.is_file()), None)
-    return Opened(plain, where, stored, left, name, vocabulary)
+    return Opened(plain, where, stored, left, name)
 
 
 def _is_native(folder: Path) -> bool:

@@ -31,8 +31,8 @@ from pathlib import Path
 from typing import Any
 
 CHANGES = (
-    "training.batch_size=32", "training.length=128", "training.bias_correction=true", "sizes.mini.dropout=0.1",
-    "sizes.mini.attention_dropout=0.1",
+    "training.batch_size=32", "training.length=128", "training.bias_correction=true",
+    "sizes.mini.dropout=0.1", "sizes.mini.attention_dropout=0.1",
 )  # fmt: skip
 """Dropout and bias correction as the peers have them: without the latter, BERT's own rule takes three times
 larger first steps."""

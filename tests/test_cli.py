@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from polyseme.cli import main
-from polyseme.cli.commands import COMMANDS, load
+from polyseme.cli.commands import COMMANDS, UsageError, load
 from polyseme.cli.parsing import by_name, known_options, parse
 from polyseme.cli.running import run
 from polyseme.errors import DataError
@@ -51,6 +51,17 @@ def ask(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         timeout=60,
         check=False,
     )
+
+
+def test_an_option_that_is_given_again_is_added() -> None:
+    from polyseme.cli.pretrain import Options
+
+    words = ["bert", "store", "--change", "a=1", "b=2", "--out", "run", "--change=c=3", "--steps", "4"]
+    options = parse(Options, words, command="pretrain")
+    assert options.change == ("a=1", "b=2", "c=3")
+    assert (options.recipe, options.store, options.out, options.steps) == ("bert", "store", "run", 4)
+    with pytest.raises(UsageError, match="5"):
+        parse(Options, [*words, "--steps", "5"], command="pretrain")
 
 
 HELPS = [["--help"], ["show", "--help"], ["recipes"], *([*name.split(), "--help"] for name in COMMANDS)]

@@ -26,6 +26,7 @@ def parse(options: type[R], arguments: list[str], *, command: str) -> R:
     """The record that `arguments` say; `--help` prints and leaves through `SystemExit(0)`."""
     if _asks_for_help(arguments):
         tyro.cli(options, args=["--help"], prog=f"polyseme {command}", config=_FLAT)
+    arguments = together(arguments)
     refusal = io.StringIO()
     try:
         with _wide_terminal(), contextlib.redirect_stderr(refusal):
@@ -39,6 +40,26 @@ def parse(options: type[R], arguments: list[str], *, command: str) -> R:
     if unknown:
         raise UsageError(_unknown(unknown, options), command=command)
     return record
+
+
+def together(arguments: list[str]) -> list[str]:
+    """`--change a --change b` as `--change a b`: what is given again is added, where tyro would forget.
+
+    An option that takes one value and is given twice then has a value too many, which is refused.
+    """
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    places: list[str] = []
+    values: dict[str, list[str]] = {}
+    into = places
+    for argument in arguments[:end]:
+        name, equals, value = argument.partition("=")
+        if name.startswith("--"):
+            into = values.setdefault(name, [])
+            into += [value] if equals else []
+        else:
+            into.append(argument)
+    options = itertools.chain.from_iterable([name, *given] for name, given in values.items())
+    return [*places, *options, *arguments[end:]]
 
 
 def by_name(options: msgspec.Struct, *, leave: str | None = None) -> dict[str, Any]:

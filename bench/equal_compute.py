@@ -1,0 +1,225 @@
+"""Which objective makes most of the same compute? Eight ways to pre-train one small network.
+
+    python bench/equal_compute.py --data ../shared/data --out FOLDER
+
+Every model has 4 layers of 256 (T5's decoder and ELECTRA's generator come on top and are paid for), the same
+text, pieces of text and modern training settings, and as many steps as a budget of floating-point operations
+allows, counted over the forward and backward passes of real batches. Each is then fine-tuned on
+ChnSentiCorp: some labels, the rate chosen on dev for each model from a short grid, three seeds on the test
+set. A cell keeps its result in FOLDER, and the same command goes on where it stopped.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+CORPORA = ("wiki_sample", "clue_sample", "tech", "news")
+MODELS = {
+    "BERT": "bert",
+    "BERT-wwm": "bert-wwm",
+    "ERNIE": "ernie",
+    "ALBERT": "albert",
+    "ELECTRA": "electra",
+    "XLNet": "xlnet",
+    "T5's encoder": "t5",
+    "GPT, left to right": "gpt2",
+}
+SIZE = "mini"
+SAME = (
+    "model.num_layers=4", "model.hidden_size=256", "model.num_heads=4", "model.intermediate_size=1024",
+    "model.dropout=0.0", "model.attention_dropout=0.0", "training.length=128", "training.batch_size=32",
+    "training.accumulation=1", "training.optimizer=muon", "training.learning_rate=1e-3",
+    "training.matrix_learning_rate=2e-3", "training.weight_decay=0.1", "training.bias_correction=true",
+    "training.epsilon=1e-8", "training.schedule=warmup-stable-decay", "training.warmup=0.05",
+    "training.cooldown=0.4", "training.clip=1.0",
+)  # fmt: skip
+"""What all models share, whatever their recipes say; betas are AdamW's own."""
+PIECES = {"kind": "unigram", "vocab_size": 8000, "lowercase": True}
+RATES = (2e-4, 6e-4)
+COUNTED = 3
+"""Batches over which operations are counted."""
+
+
+class Study:
+    """The cells of the table, each made once."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.data, self.out = Path(options.data), Path(options.out)
+        self.texts = [str(self.data / "corpus_zh" / name) for name in CORPORA]
+
+    def cell(self, recipe: str, budget: float) -> dict[str, Any]:
+        """One model at one budget: pre-trained, then fine-tuned with every seed."""
+        path = self.out / "cells" / f"{recipe}-{budget:g}.json"
+        if path.exists():
+            found: dict[str, Any] = json.loads(path.read_text())
+            return found
+        before = cpu_seconds()
+        cost = self.cost(recipe)
+        steps = max(1, round(budget * 1e12 / cost["flops_per_step"]))
+        run = self.out / "runs" / f"{recipe}-{budget:g}"
+        losses = self.pretrain(recipe, run, steps)
+        scores = self.finetune(run)
+        cell = cost | {
+            "steps": steps, "tokens": round(steps * cost["tokens_per_step"]), "losses": losses, **scores,
+            "cpu_seconds": round(cpu_seconds() - before),
+        }  # fmt: skip
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(cell))
+        return cell
+
+    def recipe(self, name: str) -> Any:
+        from polyseme.training.recipes import changed, read_recipe, sized
+
+        return changed(sized(read_recipe(name), SIZE), SAME)
+
+    def store(self, name: str) -> Path:
+        """The corpus in the same pieces, framed as the recipe's family frames texts."""
+        import polyseme
+
+        own = {
+            key: value
+            for key, value in self.recipe(name).tokenizer.items()
+            if key.endswith("_token") or key in ("frame", "sentinels")
+        }
+        wanted = PIECES | own | ({} if own.get("unknown_token") else {"unknown_token": "[UNK]"})
+        mark = "-".join(str(value) for _, value in sorted(own.items())) or "bert"
+        folder = "".join(letter if letter.isalnum() else "_" for letter in mark)
+        vocabulary, store = self.out / f"vocabulary-{folder}", self.out / f"store-{folder}"
+        if not vocabulary.exists():
+            polyseme.learn_tokenizer(self.texts, out=vocabulary, **wanted)
+        if not store.exists():
+            polyseme.prepare(
+                self.texts,
+                tokenizer=vocabulary,
+                out=store,
+                workers=self.options.threads,
+                phrases="statistics",
+            )
+        return store
+
+    def cost(self, name: str) -> dict[str, float]:
+        """Operations and tokens of a step, parameters of the vectors' network and of all that learns."""
+        import torch
+        from torch.utils.flop_counter import FlopCounterMode
+
+        from polyseme.text.store import Store
+        from polyseme.training.building import Pretraining, begin, build_objective
+        from polyseme.training.loader import Loader, Position, split_documents
+        from polyseme.training.loop import count_tokens
+        from polyseme.training.settings import PretrainSettings
+
+        torch.set_num_threads(self.options.threads)
+        store, recipe = Store.open(self.store(name)), self.recipe(name)
+        backbone, _, _ = begin(recipe, store, PretrainSettings())
+        objective = build_objective(recipe, backbone.config, store)
+        objective.join(backbone, fresh=True)
+        module = Pretraining(backbone, objective).train()
+        documents, _ = split_documents(store, held_out=0.05, most_tokens=1 << 18)
+        training = recipe.training
+        loader = Loader(store, objective.corruption, documents, training.length, training.batch_size, 0)
+        flops, tokens = [], []
+        for (batch, _), _ in zip(loader.batches(Position(), lambda _: 0.5), range(COUNTED), strict=False):
+            with FlopCounterMode(display=False) as counter:
+                module(batch).total.backward()
+            flops.append(counter.get_total_flops())
+            tokens.append(count_tokens(batch))
+        return {
+            "flops_per_step": statistics.fmean(flops),
+            "tokens_per_step": statistics.fmean(tokens),
+            "parameters": sum(parameter.numel() for parameter in backbone.parameters()),
+            "learned": sum(parameter.numel() for parameter in module.parameters()),
+        }
+
+    def pretrain(self, name: str, run: Path, steps: int) -> dict[str, float]:
+        import polyseme
+
+        outcome = polyseme.pretrain(
+            name, self.store(name), out=run, size=SIZE, steps=steps, seed=0, change=SAME,
+            threads=self.options.threads,
+        )  # fmt: skip
+        return dict(outcome.losses)
+
+    def finetune(self, run: Path) -> dict[str, Any]:
+        """Accuracy on the test set with the rate that is best on dev."""
+        folder = self.data / "tasks_zh" / "chnsenticorp"
+        files = {part: folder / f"{part}.tsv" for part in ("train", "dev", "test")}
+        import polyseme
+
+        common: dict[str, Any] = {
+            "train": files["train"], "dev": files["dev"], "model": run, "out": None, "text_column": "text_a",
+            "limit": self.options.labels, "epochs": self.options.epochs, "max_length": 128,
+            "threads": self.options.threads,
+        }  # fmt: skip
+        dev = {
+            rate: polyseme.finetune(
+                "classification", learning_rate=rate, embedding_learning_rate=1e-3, seeds=(0,), **common
+            ).dev["accuracy"].mean
+            for rate in RATES
+        }  # fmt: skip
+        rate = max(dev, key=lambda rate: dev[rate])
+        found = polyseme.finetune(
+            "classification", test=files["test"], learning_rate=rate, embedding_learning_rate=1e-3,
+            seeds=(0, 1, 2), **common,
+        )  # fmt: skip
+        return {
+            "rate": rate,
+            "dev": found.dev["accuracy"].mean,
+            "test": list(found.test["accuracy"].of_seeds),
+        }
+
+
+def cpu_seconds() -> float:
+    """Of this process and of those that it waited for."""
+    usages = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def show(cells: dict[tuple[str, float], dict[str, Any]]) -> None:
+    """The table, as it is printed in BENCHMARKS.md; the interval is two standard errors on each side."""
+    print(
+        "| model | TFLOP | steps | tokens | parameters (all that learns) | rate | test accuracy |"
+    )
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    for (model, budget), cell in cells.items():
+        scores = [100 * score for score in cell["test"]]
+        print(
+            f"| {model} | {budget:g} | {cell['steps']:,} | {cell['tokens'] / 1e6:.2f} M "
+            f"| {cell['parameters'] / 1e6:.2f} M ({cell['learned'] / 1e6:.2f} M) | {cell['rate']:g} "
+            f"| {statistics.fmean(scores):.1f} ± {statistics.stdev(scores):.1f} |"
+        )
+    hours = sum(cell["cpu_seconds"] for cell in cells.values()) / 3600
+    print(f"\n{hours:.1f} CPU hours in all")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--budgets", type=float, nargs="+", default=[5.0, 10.0, 20.0], help="in TFLOP")
+    parser.add_argument("--labels", type=int, default=1000)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--models", nargs="+", default=list(MODELS.values()))
+    options = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
+    study, cells = Study(options), {}
+    for budget in options.budgets:
+        for model, recipe in MODELS.items():
+            if recipe in options.models:
+                cells[model, budget] = study.cell(recipe, budget)
+                print(f"{model}, {budget:g} TFLOP: {cells[model, budget]}", flush=True)
+    print(f"\n{date.today()}, {platform.machine()}, {options.threads} threads, torch {version('torch')}, "
+          f"{options.labels} labels, {options.epochs} epochs\n")  # fmt: skip
+    show(cells)
+
+
+if __name__ == "__main__":
+    main()

@@ -13,7 +13,7 @@ from polyseme.errors import CheckpointError
 from polyseme.text.learning import LearningSettings, learn
 from polyseme.text.tokenizer import Tokenizer
 
-DATA = Path("/work/shared/data/vocab/gpt2")
+DATA = Path(__file__).parents[2] / "shared" / "data" / "vocab" / "gpt2"
 MERGES = [
     "t h",
     "th e</w>",
@@ -113,7 +113,7 @@ def test_offsets_of_gpt_lie_in_the_raw_text(tmp_path: Path) -> None:
 def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The published vocabulary, under the names of the first release: bytes, merges and the end of text."""
     if not DATA.exists():
-        pytest.skip(f"{DATA} is not on this machine")
+        pytest.skip(f"{DATA} is not here")
     folder = tmp_path_factory.mktemp("gpt2")
     shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [n for n in range(256) if n not in shown]

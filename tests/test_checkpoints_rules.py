@@ -17,10 +17,10 @@ from polyseme.checkpoints.formats import (
 )
 from polyseme.checkpoints.loading import build_head
 from polyseme.checkpoints.model import HEADS
-from polyseme.checkpoints.rules import Holding, Translation, Transposed
+from polyseme.checkpoints.rules import Folded, Holding, Translation, Transposed
 from polyseme.errors import CheckpointError
+from polyseme.models.transformer.building import build
 from polyseme.models.transformer.config import TransformerConfig
-from polyseme.models.transformer.model import Transformer
 from polyseme.records import flat, from_plain, nested
 
 ALL_GLOBAL = {"attention.window": None, "attention.global_every": None}
@@ -28,7 +28,7 @@ SMALL = {
     "vocab_size": 20,
     "hidden_size": 8,
     "num_heads": 2,
-    "intermediate_size": 12,
+    "intermediate_size": 32,
     "num_layers": 11,
     "padding_id": 0,
 }
@@ -37,15 +37,18 @@ SMALL = {
 def config_of(format: Format, **changes: object) -> TransformerConfig:
     """A small configuration as the family's folders say it, with changes that they may not be able to say."""
     sizes = SMALL | {name: value for name, value in changes.items() if name == "padding_id"}
-    plain = {format.names[name]: value for name, value in sizes.items()}
-    said = read_config(format, plain, where="here", pooler=bool(format.rules["pooler"]))
+    plain = {format.names[name]: value for name, value in sizes.items() if name in format.names}
+    said = read_config(
+        format, plain, where="here", pooler=bool(format.rules["pooler"]), decoder="decoder" in format.rules
+    )
     return from_plain(nested({**flat(said), **changes}), TransformerConfig, where="here")
 
 
 def names_of(format: Format) -> dict[str, tuple[int, ...]]:
     """Every parameter that a model of the family can have, biases included, with its shape."""
-    config = config_of(format, bias=True)
-    modules: dict[str, nn.Module] = {"": Transformer(config)}
+    own_table = {"embedding.tied": False, "decoder.scaled_output": False}
+    config = config_of(format, bias=True, **(own_table if "decoder" in format.rules else {}))
+    modules: dict[str, nn.Module] = {"": build(config)}
     reading = {"pooling": next(iter(format.poolings)), **format.classifier}
     modules |= {f"{head}.": build_head(head, config, 3, reading) for head in HEADS if head in format.rules}
     return {
@@ -63,8 +66,8 @@ def format(request: pytest.FixtureRequest) -> Format:
 def test_every_parameter_has_one_foreign_name_that_leads_back_to_it(format: Format) -> None:
     names = names_of(format)
     for part, rules in format.rules.items():
-        table = Translation(rules)
-        heads = tuple(f"{head}." for head in format.marks)
+        table = Translation({**rules, **format.more_rules(config_of(format))})
+        heads = tuple(f"{head}." for head in (*format.marks, "decoder"))
         own = [
             n for n in names if n.startswith(f"{part}.") or (part == "backbone" and not n.startswith(heads))
         ]
@@ -83,7 +86,9 @@ def test_tensors_joined_and_cut_come_back_unchanged(format: Format) -> None:
     names = names_of(format)
     tensors = {name: torch.randn(shape, generator=generator) for name, shape in names.items()}
     for part, rules in format.rules.items():
-        table = Translation(rules)
+        table = Translation(
+            {**rules, **format.more_rules(config_of(format))} if part == "backbone" else rules
+        )
         own = [name for name in names if table.theirs(name) is not None]
         assert own or not rules, part
         for holding in table.groups(own).values():
@@ -151,10 +156,15 @@ def test_settings_come_back_unchanged(format: Format) -> None:
             "attention_dropout": 0.3,
             "initial.range": 0.5,
         }
-        said = {name: value for name, value in changes.items() if name not in format.fixed}
+        # What has no name of its own follows from others in the family.
+        named = {*format.names, *({"dropout"} if "attention_dropout" in format.names else ())} - {
+            *format.fixed
+        }
+        said = {name: value for name, value in changes.items() if name in named}
         config = config_of(format, **said)
         plain = config_json(format, config)
-        assert read_config(format, plain, where="here", pooler=config.pooler) == config
+        decoder = config.decoder is not None
+        assert read_config(format, plain, where="here", pooler=config.pooler, decoder=decoder) == config
 
 
 def test_every_activation_is_known_by_one_name_that_is_written() -> None:
@@ -188,8 +198,8 @@ def test_a_choice_that_the_folder_cannot_say_is_refused(
 
 
 def test_an_unknown_family_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(CheckpointError, match="family 't5' cannot be read or written; known are bert, "):
-        format_of("t5")
+    with pytest.raises(CheckpointError, match="family 't7' cannot be read or written; known are bert, "):
+        format_of("t7")
 
 
 def test_the_tables_are_read_without_torch() -> None:
@@ -200,3 +210,43 @@ def test_the_tables_are_read_without_torch() -> None:
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_folded_tensor_has_the_dimensions_of_another_one_of_ours() -> None:
+    table = Translation(
+        {
+            "layer.{n}.q": Folded(Transposed("layers.{n}.query.weight"), like="layers.{n}.bias"),
+            "layer.{n}.o": Folded("layers.{n}.output.weight", like="layers.{n}.bias"),
+            "layer.{n}.b": "layers.{n}.bias",
+        }
+    )
+    tensors = {
+        "layers.7.query.weight": torch.arange(30.0).view(6, 5),
+        "layers.7.output.weight": torch.arange(30.0, 60.0).view(5, 6),
+        "layers.7.bias": torch.zeros(2, 3),
+    }
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    groups = table.groups(tensors)
+    assert {name: holding.shape(shapes) for name, holding in groups.items()} == {
+        "layer.7.q": (5, 2, 3), "layer.7.o": (5, 2, 3), "layer.7.b": (2, 3),
+    }  # fmt: skip
+    theirs = {name: holding.join(tensors) for name, holding in groups.items()}
+    states, heads = torch.randn(4, 5), torch.randn(4, 2, 3)
+    assert torch.allclose(
+        torch.einsum("bd,dhn->bhn", states, theirs["layer.7.q"]).flatten(1),
+        states @ tensors["layers.7.query.weight"].T,
+    )
+    assert torch.allclose(
+        torch.einsum("bhn,dhn->bd", heads, theirs["layer.7.o"]),
+        heads.flatten(1) @ tensors["layers.7.output.weight"].T,
+    )
+    for name, holding in groups.items():
+        for ours, tensor in holding.cut(theirs[name], shapes).items():
+            assert torch.equal(tensor, tensors[ours])
+            assert tensor.is_contiguous()
+
+
+def test_a_foreign_name_may_hold_one_tensor_or_another() -> None:
+    table = Translation({"table.0.weight": "tokens.weight", "table.{n}.": "tables.{n}."})
+    assert table.groups(["tokens.weight"]) == {"table.0.weight": Holding(("tokens.weight",))}
+    assert table.groups(["tables.0.weight"]) == {"table.0.weight": Holding(("tables.0.weight",))}

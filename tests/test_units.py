@@ -12,6 +12,7 @@ from polyseme.errors import SettingsError
 from polyseme.objectives.masked_lm import MaskedLM, MaskedLMSettings, Masking, choose_units, number_units
 from polyseme.objectives.next_sentence import NextSentenceSettings, Pairs
 from polyseme.objectives.rows import Rows, lay_out
+from polyseme.objectives.similar import SimilarSettings
 from polyseme.objectives.units import UNIT_MARKS, choose_each, choose_ngrams, draw_lengths, unit_at
 from polyseme.seeding import RowGenerator
 from polyseme.text.learning import LearningSettings, learn
@@ -334,6 +335,11 @@ def test_units_that_the_store_does_not_mark_are_refused_with_the_way_out(tmp_pat
             masking(plain, stages=("token", unit))
 
 
+def test_chance_needs_ids_to_draw_from(store: Store) -> None:
+    with pytest.raises(ValueError, match=f"lowest_random is 999999, but there are {store.vocab_size} ids"):
+        masking(store, lowest_random=999_999)
+
+
 def test_ernie_and_albert_are_built_from_their_recipes(store: Store) -> None:
     for name in ("ernie", "albert"):
         recipe = changed(read_recipe(name), ["training.length=96"])
@@ -358,7 +364,9 @@ def test_ernie_and_albert_are_built_from_their_recipes(store: Store) -> None:
         ({"selection": "each", "final_rate": 0.1}, "final_rate needs a budget"),
         ({"selection": "each", "most": 3}, "most needs a budget"),
         ({"lowest_random": -1}, "lowest_random must be at least 0, got -1"),
-        ({"unit": "token", "similar": {}}, "similar replaces whole words"),
+        ({"unit": "token", "similar": SimilarSettings()}, "similar replaces whole words"),
+        ({"whole": 0.5, "similar": SimilarSettings()}, "similar replaces whole words"),
+        ({"lowest_random": 1, "similar": SimilarSettings()}, "leave lowest_random out"),
     ],
 )
 def test_what_does_not_go_together_is_refused(options: dict[str, object], message: str) -> None:

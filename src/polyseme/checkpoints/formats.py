@@ -24,6 +24,11 @@ FORMATS = {
     "modernbert": "polyseme.checkpoints.modernbert:MODERNBERT",
     "gpt2": "polyseme.checkpoints.gpt2:GPT2",
     "openai-gpt": "polyseme.checkpoints.gpt:GPT",
+    "t5": "polyseme.checkpoints.t5:T5",
+    "mt5": "polyseme.checkpoints.t5:MT5",
+    "transformer": "polyseme.checkpoints.transformer:TRANSFORMER",
+    "transfo-xl": "polyseme.checkpoints.transfo_xl:TRANSFO_XL",
+    "xlnet": "polyseme.checkpoints.xlnet:XLNET",
 }
 """By the `model_type` of config.json."""
 
@@ -40,13 +45,19 @@ ACTIVATIONS = {
 """The activations of config.json by our names; of several for one of ours, the first is written."""
 
 
+def no_rules(config: TransformerConfig) -> Rules:
+    """Where the rules are the same for every configuration."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Format:
     """How one family's folders say what our records and modules say."""
 
     family: str
     rules: Mapping[str, Rules]
-    """For `backbone`, `pooler` and each head: foreign names to ours; heads' names start with the head's."""
+    """For `backbone`, `pooler`, `decoder` and each head: foreign names to ours; heads' names start with the
+    head's."""
     prefix: str
     """What foreign names of the backbone start with, except where it was saved alone."""
     roots: tuple[str, ...]
@@ -54,7 +65,8 @@ class Format:
     marks: Mapping[str, str]
     """For each head the one foreign tensor that only this head has."""
     architectures: Mapping[frozenset[str], str]
-    """The name of transformers' class for a set of heads; a set that is not listed cannot be saved."""
+    """The name of transformers' class for a set of heads; a set that is not listed cannot be saved. A decoder
+    counts as one of them."""
     names: Mapping[str, str]
     """Fields of `TransformerConfig`, nested ones as `outer.inner`, by the keys of config.json."""
     defaults: Mapping[str, Any]
@@ -75,7 +87,7 @@ class Format:
     write_more: Callable[[TransformerConfig], dict[str, Any]]
     """Further keys of config.json."""
     ties: Mapping[str, str]
-    """Foreign tensors of a head for tokens that must equal another one, where both are stored."""
+    """Foreign tensors that must equal another one, where both are stored."""
     masked_lm_activation: str | None = None
     """The activation inside the masked-lm head where it is always this one, whatever the layers have."""
     special_ids: Mapping[str, str] = field(default_factory=dict)
@@ -88,6 +100,10 @@ class Format:
     """Starts of foreign names that belong to heads of other tasks, which we do not have."""
     fresh_only: tuple[str, ...] = ()
     """Fields of `TransformerConfig` that matter for fresh weights only, and that config.json leaves out."""
+    more_rules: Callable[[TransformerConfig], Rules] = no_rules
+    """Rules of the backbone, decoder included, that hold for some configurations only."""
+    untied: str = ""
+    """A foreign tensor of `ties` that may differ from its other end: then the model is not tied."""
     activations: Mapping[str, str] = field(default_factory=lambda: ACTIVATIONS)
     """What the family's words for activations mean."""
 
@@ -119,11 +135,12 @@ def check_sayable(format: Format, config: TransformerConfig, heads: Iterable[str
     heads = tuple(heads)
     config_json(format, config)
     check_heads(format, config, heads)
-    architecture_of(format, heads)
+    architecture_of(format, config, heads)
 
 
-def architecture_of(format: Format, heads: Iterable[str]) -> str:
-    """The name of transformers' class for the heads; `CheckpointError` where the family has none."""
+def architecture_of(format: Format, config: TransformerConfig, heads: Iterable[str]) -> str:
+    """The name of transformers' class for these parts; `CheckpointError` where the family has none."""
+    heads = {*heads, *({"decoder"} if config.decoder else ())}
     architecture = format.architectures.get(frozenset(heads))
     if architecture is None:
         known = " or ".join(", ".join(sorted(some)) for some in format.architectures if some)
@@ -143,8 +160,13 @@ def check_heads(format: Format, config: TransformerConfig, heads: Iterable[str])
         )
 
 
-def read_config(format: Format, plain: dict[str, Any], *, where: str, pooler: bool) -> TransformerConfig:
-    """Our record from the content of config.json; a `CheckpointError` names the value that does not fit."""
+def read_config(
+    format: Format, plain: dict[str, Any], *, where: str, pooler: bool, decoder: bool = False
+) -> TransformerConfig:
+    """Our record from the content of config.json; a `CheckpointError` names the value that does not fit.
+
+    `pooler` and `decoder` say whether the model has these parts.
+    """
     for key, allowed in format.demanded.items():
         if key in plain and plain[key] not in allowed:
             raise CheckpointError(
@@ -165,6 +187,8 @@ def read_config(format: Format, plain: dict[str, Any], *, where: str, pooler: bo
         fields[ours] = value
     try:
         fields |= format.read_more(plain)
+        if not decoder:
+            fields = {name: value for name, value in fields.items() if not name.startswith("decoder.")}
         return msgspec.convert(nested(fields), TransformerConfig)
     except ValueError as error:
         message = str(error)
@@ -191,10 +215,12 @@ def config_json(format: Format, config: TransformerConfig) -> dict[str, Any]:
     except ValueError as error:
         raise CheckpointError(f"a {format.family} folder cannot say {error}") from error
     pooler = config.pooler and bool(format.rules["pooler"])
-    told = read_config(format, plain, where=f"a {format.family} folder", pooler=pooler)
+    decoder = config.decoder is not None and "decoder" in format.rules
+    told = read_config(format, plain, where=f"a {format.family} folder", pooler=pooler, decoder=decoder)
     for name, value in flat(told).items():
-        if fields[name] != value and name not in format.fresh_only:
+        if fields.get(name) != value and name not in format.fresh_only:
             raise CheckpointError(
-                f"a {format.family} folder cannot say {name}={fields[name]!r}; in this family it is {value!r}"
+                f"a {format.family} folder cannot say {name}={fields.get(name)!r}; "
+                f"in this family it is {value!r}"
             )
     return plain

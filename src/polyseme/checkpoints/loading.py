@@ -1,6 +1,7 @@
 """Model folders into memory: every tensor of the file used, every tensor of the model filled, or an error."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from polyseme.checkpoints.model import HEADS, Card, Model
 from polyseme.checkpoints.source import Source
 from polyseme.errors import CheckpointError, SettingsError
 from polyseme.models.initialising import initialise
+from polyseme.models.transformer.building import build
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Pooler, Transformer
 from polyseme.text.tokenizer import Tokenizer
@@ -49,9 +51,9 @@ def load(
     return model
 
 
-def heads_in(folder: Path) -> list[str]:
+def heads_in(folder: Path, *, layout: str | None = None, settings: Path | None = None) -> list[str]:
     """The heads that a model folder has weights for."""
-    source = Source(folder)
+    source = Source(folder, layout=layout, settings=settings)
     return [head for head in HEADS if head in source.parts]
 
 
@@ -63,10 +65,16 @@ def read_model(
     labels: Sequence[str] = (),
     pooling: str | None = None,
     dtype: torch.dtype | None = None,
+    layout: str | None = None,
+    settings: Path | None = None,
 ) -> tuple[Model, Reading]:
-    """As `load`, with an account of the tensors; `folder` is one on this machine."""
+    """As `load`, with an account of the tensors; `folder` is one on this machine.
+
+    `layout` says which project's folder it is where several fit, and `settings` names its settings file where
+    that lies elsewhere.
+    """
     dtype = dtype or torch.float32
-    source = Source(folder)
+    source = Source(folder, layout=layout, settings=settings)
     read, drawn = source.choose(heads, fresh)
     config = source.config(pooler="pooler" in {*read, *drawn})
     check_heads(source.format, config, {*read, *drawn})
@@ -83,8 +91,15 @@ def read_model(
     for head, module in modules.items():
         wanted |= {f"{head}.{name}": tensor for name, tensor in module.state_dict().items()}
     tensors, reading = read_tensors(
-        source.format, source.stored, wanted, parts=read, where=source.folder, dtype=dtype
+        source.format,
+        source.stored,
+        wanted,
+        parts=read,
+        more=source.format.more_rules(config),
+        where=source.folder,
+        dtype=dtype,
     )
+    reading = replace(reading, layout=source.opened.layout, left=source.opened.left)
 
     if "pooler" in drawn:
         backbone.pooler = _fresh_pooler(config, dtype)
@@ -107,11 +122,11 @@ def _shapes(
     """The modules without memory: a damaged file may claim any size, so shapes are compared first."""
     try:
         with torch.device("meta"):
-            backbone = Transformer(config)
+            backbone = build(config)
             return backbone, {head: build_head(head, config, classes, reading) for head in heads}
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, OverflowError) as error:  # A number of more than 64 bits is a TypeError.
         raise CheckpointError(
-            f"{source.folder}/config.json asks for sizes that no machine holds: hidden_size "
+            f"{source.opened.where} asks for sizes that no machine holds: hidden_size "
             f"{config.hidden_size}, vocab_size {config.vocab_size}"
         ) from error
 
@@ -129,8 +144,8 @@ def _with_labels(card: Card, labels: Sequence[str]) -> Card:
 def build_head(name: str, config: TransformerConfig, classes: int, reading: dict[str, Any]) -> nn.Module:
     """A fresh head by its name; a classifier gives `classes` scores and reads the states by `reading`."""
     module, _, kind = HEADS[name].partition(":")
-    build = getattr(import_module(module), kind)
-    head: nn.Module = build(config, classes, **reading) if name == "classification" else build(config)
+    make = getattr(import_module(module), kind)
+    head: nn.Module = make(config, classes, **reading) if name == "classification" else make(config)
     return head
 
 

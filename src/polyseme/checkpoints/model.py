@@ -20,14 +20,17 @@ FORMAT_VERSION = 1
 HEADS = {
     "masked-lm": "polyseme.models.heads:MaskedLMHead",
     "causal-lm": "polyseme.models.heads:CausalLMHead",
+    "permutation-lm": "polyseme.models.transformer.streams:PermutationLMHead",
+    "adaptive-lm": "polyseme.models.adaptive:AdaptiveLMHead",
     "next-sentence": "polyseme.models.heads:PairHead",
     "sentence-order": "polyseme.models.heads:PairHead",
     "replaced-token": "polyseme.models.heads:ReplacedTokenHead",
     "classification": "polyseme.models.heads:ClassificationHead",
+    "seq2seq-lm": "polyseme.models.transformer.encoder_decoder:Seq2SeqLMHead",
 }
 """The heads that a folder can hold, by their names in `Model.heads`: import paths of their classes."""
 
-PREDICT_TOKENS = ("masked-lm", "causal-lm")
+PREDICT_TOKENS = ("masked-lm", "causal-lm", "seq2seq-lm", "permutation-lm", "adaptive-lm")
 """The heads that score the whole vocabulary, with the token table as their matrix."""
 
 READ_POOLED = ("next-sentence", "sentence-order", "classification")

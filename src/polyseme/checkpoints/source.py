@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import torch
+
 from polyseme.checkpoints.filling import parts_in, standard_names
+from polyseme.checkpoints.foreign.opening import open_folder
 from polyseme.checkpoints.formats import format_of, read_config
-from polyseme.checkpoints.json_files import read_object
 from polyseme.checkpoints.model import HEADS, READ_POOLED
 from polyseme.checkpoints.sentence_transformers import transformer_folder
-from polyseme.checkpoints.weights import open_weights
 from polyseme.errors import CheckpointError, SettingsError
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.records import nearest
@@ -20,14 +22,15 @@ _PARTS = (*HEADS, "pooler")
 class Source:
     """A model folder, opened: its settings, and its tensors by the names of its family's rules."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, layout: str | None = None, settings: Path | None = None) -> None:
         self.folder = transformer_folder(folder)
-        self.plain = read_object(self.folder / "config.json")
+        self.opened = open_folder(self.folder, layout=layout, settings=settings)
+        self.plain = self.opened.plain
         family = self.plain.get("model_type")
         if family is None:
             raise CheckpointError(f"{self.folder}/config.json names no model_type; add it, for instance bert")
         self.format = format_of(str(family))
-        self.stored = standard_names(self.format, open_weights(self.folder))
+        self.stored = standard_names(self.format, self.opened.stored)
         self.parts = parts_in(self.format, self.stored)
         if not self._classifies():
             self.parts -= {"classification"}
@@ -43,7 +46,7 @@ class Source:
             if not self.format.rules.get(part) and part not in self.format.heads:
                 raise CheckpointError(f"a model of the family {self.format.family} has no {part}")
         drawn = {part for part in fresh if part not in heads or part not in self.parts}
-        read = {*heads, *(self.parts & {"pooler"})} - drawn
+        read = {*heads, *(self.parts & {"pooler", "decoder"})} - drawn
         # A head that is all tied can be put on any backbone of its family.
         if absent := sorted(read - self.parts - self.format.tied_heads):
             kind = (
@@ -66,13 +69,23 @@ class Source:
         return read
 
     def config(self, *, pooler: bool) -> TransformerConfig:
-        where = f"{self.folder}/config.json"
-        config = read_config(self.format, self.plain, where=where, pooler=pooler)
+        where = str(self.opened.where)
+        decoder = "decoder" in self.parts
+        config = read_config(self.format, self.plain, where=where, pooler=pooler, decoder=decoder)
+        if self._untied():
+            embedding = msgspec.structs.replace(config.embedding, tied=False)
+            config = msgspec.structs.replace(config, embedding=embedding)
         if config.num_layers > len(self.stored):
             raise CheckpointError(
                 f"{where} says {config.num_layers} layers, but the weights are {len(self.stored)} tensors"
             )
         return config
+
+    def _untied(self) -> bool:
+        """Whether the file has an output table that differs from the token table."""
+        name = self.format.untied
+        own, tokens = self.stored.get(name), self.stored.get(self.format.ties.get(name, ""))
+        return own is not None and tokens is not None and not torch.equal(own.read(), tokens.read())
 
     def classes(self) -> int:
         """How many scores the stored classifier gives."""

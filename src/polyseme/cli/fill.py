@@ -1,4 +1,4 @@
-"""`polyseme fill`: blanks filled by a masked model."""
+"""`polyseme fill`: blanks filled by a masked model, or by one that was trained on hidden spans."""
 
 import sys
 
@@ -15,7 +15,7 @@ class Options(FillSettings, frozen=True, kw_only=True):
     text: Positional[str]
     """The text, or - for one a line from standard input."""
     model: str
-    """The folder or hub name of a masked model."""
+    """The folder or hub name of a masked model, or of a T5."""
     out: str | None = None
     """Where the texts go, a line of JSON for each text that was read; None: they are printed."""
 
@@ -27,11 +27,11 @@ def run(options: Options) -> None:
     import msgspec
 
     from polyseme.files import whole_file
-    from polyseme.generation.filling import Filler
+    from polyseme.generation.filling import filler_of
     from polyseme.text.reading import read_lines
 
     words = by_name(options)
-    filler = Filler.load(options.model, **{name: words[name] for name in FillSettings.__struct_fields__})
+    filler = filler_of(options.model, **{name: words[name] for name in FillSettings.__struct_fields__})
     texts = list(read_lines("-")) if options.text == "-" else [options.text]
     if options.out is None:
         for text in texts:

@@ -1,4 +1,4 @@
-"""`polyseme generate`: prompts continued by a model that writes."""
+"""`polyseme generate`: prompts continued, or rewritten, by a model that writes."""
 
 from pathlib import Path
 
@@ -10,7 +10,8 @@ from polyseme.text.reading import TextSettings
 
 
 class Options(GenerateSettings, frozen=True, kw_only=True):
-    """Continue each line of a file; prompt and continuation are printed, or written as JSON lines."""
+    """Continue each line of a file, or rewrite it with an encoder-decoder; what comes of it is printed, or
+    written as JSON lines."""
 
     prompts: Positional[str]
     """A file with one prompt a line, or - for standard input."""
@@ -37,7 +38,7 @@ def run(options: Options) -> None:
     if options.out is None:
         for one in found:
             for answer in one.answers:
-                print(one.prompt + answer.text)
+                print(one.prompt + answer.text if one.continued else answer.text)
         return
     with whole_file(Path(options.out)) as target:
         for one in found:

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from polyseme.embedding.batching import batches_by_length, pad
 from polyseme.embedding.windows import windows
 from polyseme.evaluation.scoring import Floats, Scorer
 from polyseme.evaluation.tokenized import TokenizedText
+from polyseme.models.batching import batches_by_length, pad
 
 
 @dataclass(frozen=True)
-class _View:
+class View:
     """A document or one window of it, as the model reads it: special tokens stand around the ids."""
 
     input_ids: npt.NDArray[np.int32]
@@ -40,20 +40,20 @@ class MaskedScorer(Scorer):
         place_of = np.concatenate([np.asarray(view.own) for view in views])
         lengths = np.asarray([len(view.input_ids) for view in views])[view_of]
         for numbers in batches_by_length(lengths, max_tokens=self.settings.batch_tokens):
-            yield self._asked([views[n] for n in view_of[numbers]], place_of[numbers])
+            yield self.asked([views[n] for n in view_of[numbers]], place_of[numbers])
 
-    def _views(self, text: TokenizedText) -> Iterator[_View]:
+    def _views(self, text: TokenizedText) -> Iterator[View]:
         frame = self.tokenizer.frame
         size = self.max_length - frame.size
         for window in windows(len(text.ids), size=size, overlap=size // 4):
             inside = slice(window.start, window.stop)
-            yield _View(
+            yield View(
                 frame.single(text.ids[inside]),
                 text.words[inside],
                 range(window.own_start - window.start, window.own_stop - window.start),
             )
 
-    def _asked(self, views: Sequence[_View], places: npt.NDArray[np.int64]) -> Floats:
+    def asked(self, views: Sequence[View], places: npt.NDArray[np.int64]) -> Floats:
         """−log p of one token of each view, the one at its place."""
         rows = [view.input_ids for view in views]
         matrix, real = pad(rows, padding=self.tokenizer.filling_id, most=self.positions)

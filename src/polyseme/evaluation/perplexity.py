@@ -16,9 +16,14 @@ from polyseme.evaluation.masked_scores import MaskedScorer
 from polyseme.evaluation.scoring import Scorer
 from polyseme.evaluation.settings import PerplexitySettings
 from polyseme.evaluation.tokenized import TokenizedText, tokenized
+from polyseme.evaluation.written_scores import SpanScorer
 from polyseme.records import Record, from_flat
 
-SCORERS: dict[str, type[Scorer]] = {"masked-lm": MaskedScorer, "causal-lm": CausalScorer}
+SCORERS: dict[str, type[Scorer]] = {
+    "masked-lm": MaskedScorer,
+    "causal-lm": CausalScorer,
+    "seq2seq-lm": SpanScorer,
+}
 """By the head that predicts the tokens; of several in a model the first here is asked."""
 
 
@@ -49,7 +54,8 @@ class Perplexity(Record, frozen=True, kw_only=True):
 
 
 def perplexity(file: str | Path, *, model: str | Path, **options: Any) -> Perplexity:
-    """The perplexity of a model on a text file, pseudo-perplexity where the model is a masked one.
+    """The perplexity of a model on a text file, pseudo-perplexity where the model is a masked one or writes
+    hidden spans; of a file of pairs, for a model that rewrites, that of the second texts given the first.
 
     Every document is read from its own beginning; documents longer than the model by overlapping windows,
     each token in the one that shows it the most context. A masked model computes one row for each token, so
@@ -62,8 +68,8 @@ def perplexity(file: str | Path, *, model: str | Path, **options: Any) -> Perple
     settings = from_flat(options, PerplexitySettings, where="perplexity")
     torch.set_num_threads(settings.threads or usable_cores())
     head = _head(model)
-    scorer = SCORERS[head](load(model, heads=[head]), settings)
-    texts = tokenized(file, scorer.tokenizer, settings)
+    scorer = SCORERS[head].of(load(model, heads=[head]), settings)
+    texts = tokenized(file, scorer.tokenizer, settings, pairs=scorer.reads_pairs)
     total, done = 0.0, 0
     with progress.bar("perplexity", total=sum(len(text.ids) for text in texts), unit="tokens") as work:
         for nats in scorer.nats(texts):

@@ -29,6 +29,13 @@ class Scorer(ABC):
     kind: ClassVar[Literal["perplexity", "pseudo-perplexity"]]
     head: ClassVar[str]
     """The head that is asked, by its name in `Model.heads`."""
+    reads_pairs: ClassVar[bool] = False
+    """Whether each text stands beside one that is given."""
+
+    @classmethod
+    def of(cls, model: Model, settings: PerplexitySettings) -> "Scorer":
+        """The scorer of this model's head that fits the settings."""
+        return cls(model, settings)
 
     def __init__(self, model: Model, settings: PerplexitySettings) -> None:
         if model.tokenizer is None:
@@ -58,17 +65,21 @@ class Scorer(ABC):
         *,
         places: npt.NDArray[np.int64],
         wanted: npt.NDArray[np.int64],
+        written: npt.NDArray[np.int64] | None = None,
     ) -> Floats:
-        """−log p of the `wanted` tokens at the flat `places` of the ids in `matrix`: `[places]`."""
+        """−log p of the `wanted` tokens at the flat `places` of the ids in `matrix`, or of those in `written`
+        where a decoder is asked: `[places]`."""
         batch = Batch(
             input_ids=torch.from_numpy(matrix),
             attention_mask=None if real.all() else torch.from_numpy(real),
+            decoder_input_ids=None if written is None else torch.from_numpy(written),
         ).to(self.device)
         labels = torch.from_numpy(wanted).to(self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bf16):
-            states = self.backbone(batch).last.flatten(0, 1)
-            hidden = states.index_select(0, torch.from_numpy(places).to(self.device))  # [places, hidden_size]
-            table = self.backbone.embeddings.tokens.weight
+            states = self.backbone(batch)
+            asked = (states.last if written is None else states.decoded).flatten(0, 1)
+            hidden = asked.index_select(0, torch.from_numpy(places).to(self.device))  # [places, hidden_size]
+            table: Tensor = self.backbone.embeddings.tokens.weight
             rows = max(1, _SCORES // len(table))
             pieces = zip(torch.split(hidden, rows), torch.split(labels, rows), strict=True)
             parts = [self._cost(some, ids, table) for some, ids in pieces]

@@ -1,7 +1,7 @@
 """Held-out text as a model's tokens, with the counts that do not depend on the model."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,20 +26,30 @@ class TokenizedText:
     """Words and signs, as the cutter has them; blanks are none."""
     num_characters: int
     """Characters that are not blank."""
+    source: npt.NDArray[np.int32] | None = None
+    """The tokens of the text beside it, which is given: `[tokens]`."""
 
 
-def tokenized(file: str | Path, tokenizer: Tokenizer, settings: PerplexitySettings) -> list[TokenizedText]:
+def tokenized(
+    file: str | Path, tokenizer: Tokenizer, settings: PerplexitySettings, *, pairs: bool = False
+) -> list[TokenizedText]:
     """The documents of the file up to `most_tokens`; those without a token are left out.
+
+    With `pairs` the second texts of pairs, each beside its first.
 
     Raises `DataError` where no token is found.
     """
     cutter = word_cutter(settings.words, dictionary=settings.dictionary)
     texts: list[TokenizedText] = []
     left = settings.most_tokens
-    for document in read_documents([file], settings.text):
-        if document.side is not None:
-            raise SettingsError("format pairs has two texts a line; perplexity reads one, so choose lines")
+    for source, document in _sided(read_documents([file], settings.text)):
+        if source is not None and not pairs:
+            raise SettingsError(
+                "format pairs has two texts a line; the perplexity of this model reads one, so choose lines"
+            )
         text = _tokenized(document, tokenizer, cutter, most=left)
+        if source is not None:
+            text = replace(text, source=tokenizer.encode(source).ids)
         if len(text.ids):
             texts.append(text)
         left = None if left is None else left - len(text.ids)
@@ -48,6 +58,16 @@ def tokenized(file: str | Path, tokenizer: Tokenizer, settings: PerplexitySettin
     if not texts:
         raise DataError(f"{file}: no token in all the text; check the file and its format")
     return texts
+
+
+def _sided(documents: Iterable[Document]) -> Iterator[tuple[str | None, Document]]:
+    """Each document, or each second text of pairs as one, with the first text beside it."""
+    for document in documents:
+        if document.side is None:
+            yield None, document
+        else:
+            for first, second in zip(document.lines, document.side, strict=True):
+                yield first, Document([second])
 
 
 def _tokenized(

@@ -17,6 +17,8 @@ from polyseme.models.batch import Batch
 class Continuing:
     """The text goes on where the prompt ends."""
 
+    continues = True
+
     def __init__(self, model: Model, settings: GenerateSettings) -> None:
         assert model.tokenizer is not None
         self.tokenizer = model.tokenizer

@@ -69,7 +69,10 @@ def decode(
 
 
 def seen_at_first(batch: Batch) -> tuple[Tensor, Tensor]:
-    """The tokens of the prompts, and which of them are no padding."""
+    """The tokens of the prompts, and which of them are no padding; of sources that are rewritten none but the
+    one that stands before what is written."""
+    if batch.decoder_input_ids is not None:
+        return batch.decoder_input_ids, torch.ones_like(batch.decoder_input_ids, dtype=torch.bool)
     mask = batch.attention_mask
     real = torch.ones_like(batch.input_ids, dtype=torch.bool) if mask is None else mask.bool()
     return batch.input_ids, real

@@ -5,15 +5,17 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from polyseme.checkpoints.loading import load
+from polyseme.checkpoints.hub import resolve
+from polyseme.checkpoints.loading import heads_in, load
 from polyseme.checkpoints.model import Model
 from polyseme.devices import pick_device, pick_precision, usable_cores
 from polyseme.errors import CheckpointError, DataError
@@ -206,5 +208,28 @@ def fill(text: str, *, model: str | Path | Model, **options: Any) -> list[Fillin
     >>> fill("春眠不觉___", model="models/mini", answers=2)  # doctest: +SKIP
     [Filling(text='春眠不觉晓', answers=['晓'], probability=0.62, tokens=1), …]
     """
-    filler = Filler(model, **options) if isinstance(model, Model) else Filler.load(model, **options)
-    return filler.fill(text)
+    return filler_of(model, **options).fill(text)
+
+
+class Fills(Protocol):
+    """What fills the blanks of a text."""
+
+    def fill(self, text: str) -> list[Filling]: ...
+
+
+FILLERS = {
+    "masked-lm": "polyseme.generation.filling:Filler",
+    "seq2seq-lm": "polyseme.generation.span_filling:SpanFiller",
+}
+"""By the head that is asked; of several in a model the first here. Import paths."""
+
+
+def filler_of(model: str | Path | Model, **options: Any) -> Fills:
+    """What fills blanks with a model, or with that of a folder or hub name."""
+    found = list(model.heads) if isinstance(model, Model) else heads_in(resolve(model))
+    head = next((head for head in FILLERS if head in found), "masked-lm")
+    if not isinstance(model, Model):
+        model = load(model, heads=[head])
+    module, _, kind = FILLERS[head].partition(":")
+    filler: Fills = getattr(import_module(module), kind)(model, **options)
+    return filler

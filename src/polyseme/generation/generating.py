@@ -1,4 +1,4 @@
-"""Texts that a model writes: prompts continued, one token after another."""
+"""Texts that a model writes: prompts continued, or rewritten, one token after another."""
 
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -25,7 +25,10 @@ from polyseme.models.batch import Batch
 from polyseme.records import Record, from_plain
 from polyseme.seeding import generator
 
-WRITERS = {"causal-lm": "polyseme.generation.continuing:Continuing"}
+WRITERS = {
+    "causal-lm": "polyseme.generation.continuing:Continuing",
+    "seq2seq-lm": "polyseme.generation.rewriting:Rewriting",
+}
 """What reads the given text, by the head that writes; import paths."""
 
 
@@ -33,6 +36,8 @@ class Writer(Protocol):
     """How one kind of model reads what it is given, and what its tokens add to it."""
 
     stepper: Stepper
+    continues: bool
+    """Whether what is written goes on where the text ends; else it is a text of its own."""
 
     def read(self, texts: Sequence[str]) -> list[NDArray[np.int32]]: ...
 
@@ -59,10 +64,14 @@ class Generated(Record, frozen=True, kw_only=True):
     prompt: str
     answers: list[Answer]
     """The best first; of sample in the order of their lots."""
+    continued: bool = True
+    """Whether the answers go on where the prompt ends; else they are texts of their own."""
 
 
 class Generator:
-    """Continues texts. The same seed and prompt give the same text, alone and among others.
+    """Continues texts, or rewrites them with an encoder–decoder.
+
+    The same seed and prompt give the same text, alone and among others.
 
     >>> generator = Generator.load("models/gpt2-mini", strategy="sample", top_p=0.9)  # doctest: +SKIP
     >>> generator.generate(["根据中华人民共和国"])[0].answers[0].text  # doctest: +SKIP
@@ -101,7 +110,9 @@ class Generator:
                 answers = self._answers([prompts[n] for n in numbers], [rows[n] for n in numbers])
                 for number, of_prompt in zip(numbers, answers, strict=True):
                     texts = [self._answer(rows[number], one) for one in of_prompt]
-                    found[number] = Generated(prompt=prompts[number], answers=texts)
+                    found[number] = Generated(
+                        prompt=prompts[number], answers=texts, continued=self._writer.continues
+                    )
                 work.advance(len(numbers))
         return [one for one in found if one is not None]
 

@@ -23,13 +23,24 @@ class Batch:
     token_type_ids: Tensor | None = None
     position_ids: Tensor | None = None
     document_ids: Tensor | None = None
+    decoder_input_ids: Tensor | None = None
+    """What a decoder has read before each token that it predicts: `[batch, decoder length]`."""
+    decoder_attention_mask: Tensor | None = None
+    """True where such a token is real: `[batch, decoder length]`."""
     predicted: Tensor | None = None
-    """Flat indices into `batch × length` of the positions to predict: `[predictions]`."""
+    """Flat indices into `batch × length` (of the decoder's rows, where there are some) of the positions to
+    predict: `[predictions]`."""
     labels: Tensor | None = None
     """What to predict: `[predictions]` beside `predicted`; at every position `[batch, length]`; of whole
     texts `[batch]` or `[batch, classes]`."""
     lots: Tensor | None = None
     """A number in [0, 1) for each position to predict, where a guess is drawn there: `[predictions]`."""
+    order: Tensor | None = None
+    """Rank of each token where a row is read in another order than it is written in: a token sees those
+    whose rank is not above its own, and one that is predicted only those below."""
+    samples: Tensor | None = None
+    """The number of each row in its epoch where rows go on from one another: row i does so if this is one
+    more than the number of row i of the batch before. `[batch]`"""
     pair_labels: Tensor | None = None
     """Of a pair of segments (next sentence: 0 follows, 1 random): `[batch]`."""
 
@@ -53,6 +64,11 @@ class States:
     """With `every_layer`: the embeddings' output first, then each layer's; num_layers + 1 tensors."""
     pooled: Tensor | None = None
     """`[batch, hidden_size]` where the model has a pooler."""
+    decoded: Tensor | None = None
+    """The decoder's last states, where the batch has something for it: `[batch, decoder length,
+    hidden_size]`."""
+    decoded_layers: tuple[Tensor, ...] = ()
+    """With `every_layer`: what the decoder's first layer reads, then each layer's states."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,8 +95,12 @@ class MaskedLMSettings(Record, frozen=True, kw_only=True):
         if self.copies is not None and self.final_rate is not None:
             raise ValueError("static masks (copies) cannot change their rate (final_rate); leave one out")
         check_unit_settings(self)
-        if self.similar is not None and units_of(self) != ("word",):
-            raise ValueError('similar replaces whole words; set unit = "word" and no stages, or leave it out')
+        if self.similar is None:
+            return
+        if units_of(self) != ("word",) or self.whole < 1:
+            raise ValueError('similar replaces whole words; set unit = "word" alone, or leave it out')
+        if self.lowest_random:
+            raise ValueError("similar draws no special token anyhow; leave lowest_random out")
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,11 @@ class Masking:
     similar: SimilarWords | None = None
 
     def check(self, store: Store) -> None:
-        """Refuse a store that lacks the marks that the units need."""
+        """Refuse a store that lacks the marks that the units need, or ids to draw."""
+        if self.settings.lowest_random >= self.vocab_size:
+            raise ValueError(
+                f"lowest_random is {self.settings.lowest_random}, but there are {self.vocab_size} ids"
+            )
         for unit in units_of(self.settings):
             if unit in UNIT_MARKS and UNIT_MARKS[unit] not in store.marks_present:
                 raise ValueError(
@@ -231,11 +239,6 @@ class MaskedLM(Objective):
         self.corruption = corruption
         self.heads = nn.ModuleDict({"masked-lm": MaskedLMHead(config)})
         self.weight = settings.weight
-
-    @classmethod
-    def head_names(cls, settings: MaskedLMSettings) -> tuple[str, ...]:
-        """The head over the vocabulary."""
-        return ("masked-lm",)
 
     def loss(self, backbone: nn.Module, states: States, batch: Batch) -> Loss:
         """Mean cross-entropy in nats over the hidden tokens of the batch."""

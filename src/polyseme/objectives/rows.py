@@ -49,6 +49,8 @@ class Rows:
             arrays["position_ids"] = self.position_ids
         elif self.layout == "pair" and self.spans.any():
             arrays["token_type_ids"] = self.spans % 2  # the turns of a dialogue take turns
+        elif self.layout == "behind":
+            arrays["token_type_ids"] = self.spans
         return arrays
 
 
@@ -56,6 +58,7 @@ def lay_out(store: Store, samples: Samples, chosen: Integers, *, length: int, pr
     """The rows of the samples numbered `chosen`: `[CLS]`, spans, `[SEP]`s as their layout says, and padding
     to the longest row (to `length` unless rows are pairs, so that shapes stay the same)."""
     tokenizer, layout = store.tokenizer, samples.layout
+    length = samples.length or length
     counts = samples.rows[chosen + 1] - samples.rows[chosen]  # [batch]
     row = np.repeat(np.arange(len(chosen)), counts)  # [spans]
     within = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -71,7 +74,7 @@ def lay_out(store: Store, samples: Samples, chosen: Integers, *, length: int, pr
     used = np.bincount(row, weights=widths, minlength=len(chosen)).astype(np.int64)
     if used.max(initial=0) > length:
         raise ValueError(f"a row of {used.max()} tokens was planned where length is {length}")
-    width = int(used.max(initial=0)) if layout == "pair" else length
+    width = int(used.max(initial=0)) if layout in ("pair", "joined", "behind") else length
 
     shape = (len(chosen), width)
     input_ids = np.full(shape, tokenizer.filling_id, dtype=np.int64)
@@ -88,7 +91,8 @@ def lay_out(store: Store, samples: Samples, chosen: Integers, *, length: int, pr
     real.reshape(-1)[place] = True
     if opens.any():
         input_ids[row[opens], begins[opens]] = tokenizer.first_id
-    input_ids[row[closes], (begins + widths - 1)[closes]] = tokenizer.separator_id
+    if closes.any():
+        input_ids[row[closes], (begins + widths - 1)[closes]] = tokenizer.separator_id
 
     covered = np.arange(int(widths.sum())) - np.repeat(np.cumsum(widths) - widths, widths)
     place = np.repeat(row * width + begins, widths) + covered
@@ -130,9 +134,20 @@ def _between(sizes: Integers, row: Integers, within: Integers, length: int) -> t
     return np.zeros(len(sizes), dtype=np.bool_), ~last | (taken[row] < length)
 
 
+def _bare(sizes: Integers, row: Integers, within: Integers, length: int) -> tuple[Booleans, Booleans]:
+    nowhere = np.zeros(len(sizes), dtype=np.bool_)
+    return nowhere, nowhere
+
+
+def _behind(sizes: Integers, row: Integers, within: Integers, length: int) -> tuple[Booleans, Booleans]:
+    return within == 2, within < 2
+
+
 _FRAMES: dict[Layout, Callable[[Integers, Integers, Integers, int], tuple[Booleans, Booleans]]] = {
     "pair": _together,
     "packed": _each,
     "contiguous": _between,
+    "joined": _bare,
+    "behind": _behind,
 }
 """Which spans begin with `[CLS]` and which end with `[SEP]`: from sizes, row, number in the row, length."""

@@ -5,9 +5,11 @@ al. 2020, "MacBERT", section 3.2 (runs of other lengths); Sun et al. 2019, "ERNI
 unit by its own lot, as in the released reader).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,9 @@ import numpy.typing as npt
 from polyseme.objectives.samples import Integers
 from polyseme.seeding import RowGenerator
 from polyseme.text.store import Mark
+
+if TYPE_CHECKING:
+    from polyseme.objectives.masked_lm import MaskedLMSettings
 
 Unit = Literal["token", "word", "phrase", "entity"]
 Booleans = npt.NDArray[np.bool_]
@@ -33,32 +38,7 @@ Choose = Callable[[Integers, Integers, RowGenerator], Booleans]
 """From the unit of each token, the budget of each row and chance to what is hidden."""
 
 
-class UnitSettings(Protocol):
-    """The settings that are read here; masked LM has them."""
-
-    @property
-    def unit(self) -> Unit: ...
-    @property
-    def stages(self) -> tuple[Unit, ...]: ...
-    @property
-    def stage_shares(self) -> tuple[float, ...]: ...
-    @property
-    def whole(self) -> float: ...
-    @property
-    def selection(self) -> Literal["budget", "each"]: ...
-    @property
-    def ngram(self) -> tuple[float, ...]: ...
-    @property
-    def rate(self) -> float: ...
-    @property
-    def final_rate(self) -> float | None: ...
-    @property
-    def most(self) -> int | None: ...
-    @property
-    def copies(self) -> int | None: ...
-
-
-def check_unit_settings(settings: UnitSettings) -> None:
+def check_unit_settings(settings: MaskedLMSettings) -> None:
     """Refuse what does not go together."""
     if not 0 <= settings.whole <= 1:
         raise ValueError(f"whole is a share from 0 to 1, got {settings.whole}")
@@ -83,12 +63,12 @@ def check_unit_settings(settings: UnitSettings) -> None:
                 )
 
 
-def units_of(settings: UnitSettings) -> tuple[Unit, ...]:
+def units_of(settings: MaskedLMSettings) -> tuple[Unit, ...]:
     """Every unit that is hidden at some time."""
     return settings.stages or (settings.unit,)
 
 
-def unit_at(settings: UnitSettings, progress: float) -> Unit:
+def unit_at(settings: MaskedLMSettings, progress: float) -> Unit:
     """The unit that is hidden when so much of the training lies behind."""
     stages = units_of(settings)
     shares = np.asarray(settings.stage_shares or [1.0] * len(stages))
@@ -96,7 +76,7 @@ def unit_at(settings: UnitSettings, progress: float) -> Unit:
     return stages[min(int(np.searchsorted(ends, progress, side="right")), len(stages) - 1)]
 
 
-def chooser(settings: UnitSettings, usual: Choose) -> Choose:
+def chooser(settings: MaskedLMSettings, usual: Choose) -> Choose:
     """The rule that the settings ask for; `usual` is BERT's."""
     if settings.selection == "each":
         return partial(choose_each, rate=settings.rate)

@@ -21,8 +21,8 @@ from polyseme.devices import environment, pick_device, pick_precision, usable_co
 from polyseme.errors import CheckpointError, DataError, SettingsError
 from polyseme.files import write_whole
 from polyseme.models.batch import Batch
+from polyseme.models.transformer.building import build
 from polyseme.models.transformer.config import TransformerConfig
-from polyseme.models.transformer.model import Transformer
 from polyseme.records import from_plain, to_plain
 from polyseme.seeding import derived, generator
 from polyseme.tasks.rows import collate, count_cut, outputs_of, say_cut, shuffled_batches
@@ -234,10 +234,11 @@ class _Finetuning:
 
     def _module(self) -> TaskModule:
         """The network of the task: the model's weights, and a fresh head (with `fresh`, all is fresh)."""
-        backbone = Transformer(self.config)
+        backbone = build(self.config)
         if not self.settings.fresh:
-            # A pooler that the model lacks stays as it was drawn.
-            backbone.load_state_dict({**backbone.state_dict(), **self.base.backbone.state_dict()})
+            # A pooler that the model lacks stays as it was drawn; a decoder that it has is left out.
+            drawn, learned = backbone.state_dict(), self.base.backbone.state_dict()
+            backbone.load_state_dict({name: learned.get(name, tensor) for name, tensor in drawn.items()})
         module = self.task.build(backbone, self.inventory, reading=self.reading)
         module.to(self.device)
         return module
@@ -305,13 +306,14 @@ def _optimizers(module: TaskModule, settings: FinetuneSettings) -> Optimizers:
 
 
 def _changed(config: TransformerConfig, settings: FinetuneSettings, *, pooler: bool) -> TransformerConfig:
-    """The model's configuration with the dropout of fine-tuning, and a pooler if the head reads one."""
+    """The model's configuration with the dropout of fine-tuning, a pooler if the head reads one, and no
+    decoder: what answers is an encoder."""
     if settings.max_length is not None and settings.max_length > config.max_position_embeddings:
         raise SettingsError(
             f"max_length {settings.max_length} is more than the {config.max_position_embeddings} positions "
             "of this model; long_texts=windows reads longer texts"
         )
-    changes: dict[str, Any] = {"pooler": True} if pooler else {}
+    changes: dict[str, Any] = {"decoder": None} | ({"pooler": True} if pooler else {})
     if settings.dropout is not None:
         changes |= {"dropout": settings.dropout, "attention_dropout": settings.dropout}
     return msgspec.structs.replace(config, **changes)

@@ -29,18 +29,24 @@ class Block(NamedTuple):
 class Blocks:
     """The lines of all sources; the same blocks for any number of workers, so that the store is the same.
 
-    Repeated lines and documents are dropped here, where all of the text passes in order. A row of the
-    pairs format is a document of two turns, and repeated if both of its texts are.
+    Repeated lines and documents are dropped here, where all of the text passes in order. With `turns` each
+    line is a turn. A row of the pairs format is a document of two turns, and repeated if both of its texts
+    are.
     """
 
     def __init__(
-        self, sources: Sequence[str | Path], text: TextSettings, normalising: NormalisingSettings
+        self,
+        sources: Sequence[str | Path],
+        text: TextSettings,
+        normalising: NormalisingSettings,
+        *,
+        turns: bool = False,
     ) -> None:
         self.num_bytes = size(sources)
         """What `bytes_read` comes to at the end; None where nobody knows."""
         self._bytes_read = 0
         self._parts = read_documents(sources, text, advance=self._advance)
-        self._line_is_turn = text.turns
+        self._line_is_turn = turns
         self._lines = Repeats() if normalising.drop_repeated_lines else None
         self._documents = Repeats() if normalising.drop_repeated_documents else None
 

@@ -62,6 +62,9 @@ class LearningSettings(Record, frozen=True, kw_only=True):
     frame: FrameName = "around"
     """Where they stand: around ([CLS] A [SEP], as BERT), doubled (<s> A </s></s> B </s>, RoBERTa), behind
     (A [SEP] [CLS], XLNet), end (A </s>, T5), or none (GPT)."""
+    sentinels: int = 0
+    """Number of tokens <extra_id_0>, <extra_id_1> … that stand for hidden spans, for span corruption (T5:
+    100). They are a part of vocab_size and lie at its end, the first one last."""
 
     def __post_init__(self) -> None:
         tokens = list(self.special_tokens.values())
@@ -71,14 +74,17 @@ class LearningSettings(Record, frozen=True, kw_only=True):
             raise ValueError(f"{self.kind} needs an unknown_token; only byte-bpe can spell every text")
         for role in sorted({*chain(*FRAMES[self.frame])} - self.special_tokens.keys()):
             raise ValueError(f"frame {self.frame!r} needs a {role}_token; name it, or choose frame none")
+        if self.sentinels < 0:
+            raise ValueError(f"sentinels must be at least 0, got {self.sentinels}")
         for name in ("min_count", "max_words"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        least = len(tokens) + (256 if self.kind == "byte-bpe" else 1)
+        least = len(tokens) + self.sentinels + (256 if self.kind == "byte-bpe" else 1)
         if self.vocab_size < least:
             raise ValueError(
                 f"vocab_size must be at least {least} for {self.kind} "
-                f"({len(tokens)} special tokens and what to spell with), got {self.vocab_size}"
+                f"({len(tokens) + self.sentinels} special tokens and what to spell with), "
+                f"got {self.vocab_size}"
             )
 
     @property
@@ -87,13 +93,18 @@ class LearningSettings(Record, frozen=True, kw_only=True):
         roles = ("padding", "unknown", "first", "separator", "mask")
         return {role: token for role in roles if (token := getattr(self, f"{role}_token"))}
 
+    @property
+    def sentinel_tokens(self) -> list[str]:
+        """In the order of their ids."""
+        return [f"<extra_id_{number}>" for number in reversed(range(self.sentinels))]
+
 
 def learn(texts: Iterable[str], settings: LearningSettings | None = None) -> Tokenizer:
     """A tokenizer whose vocabulary comes from `texts`, which may be streamed and of any size.
 
     Ids: special tokens, then single characters, the most frequent first, then longer tokens in the order
-    in which they were learned. Of what is equally frequent, the first by code points comes first. Every
-    character that occurs `min_count` times is kept as far as `vocab_size` allows.
+    in which they were learned, then sentinels. Of what is equally frequent, the first by code points comes
+    first. Every character that occurs `min_count` times is kept as far as `vocab_size` allows.
 
     >>> tokenizer = learn(["深度学习", "学习", "deep learning"], LearningSettings(min_count=1))
     >>> tokenizer.tokens(tokenizer.encode("学习 deep").ids)
@@ -110,9 +121,13 @@ def learn(texts: Iterable[str], settings: LearningSettings | None = None) -> Tok
         raise DataError(
             f"nothing in the texts occurs {settings.min_count} times; give more text, or a lower min_count"
         )
-    ids = {token: index for index, token in enumerate(dict.fromkeys([*special.values(), *learned]))}
+    sentinels = settings.sentinel_tokens
+    everything = dict.fromkeys([*special.values(), *learned, *sentinels])
+    ids = {token: index for index, token in enumerate(everything)}
     model = _model(kind, ids, rest, unknown=settings.unknown_token)
-    whole = definition(kind, model, roles=special, ids=ids, normalizer=rules, frame=settings.frame)
+    whole = definition(
+        kind, model, roles=special, ids=ids, normalizer=rules, frame=settings.frame, more=sentinels
+    )
     return Tokenizer(whole, special)
 
 
@@ -199,7 +214,7 @@ def _model(kind: Kind, ids: dict[str, int], rest: Any, *, unknown: str) -> dict[
 
 
 def _room(settings: LearningSettings) -> int:
-    return settings.vocab_size - len(settings.special_tokens)
+    return settings.vocab_size - len(settings.special_tokens) - settings.sentinels
 
 
 def _characters(spelt: Mapping[tuple[str, ...], int], settings: LearningSettings) -> list[str]:

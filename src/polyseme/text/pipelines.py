@@ -69,8 +69,9 @@ def definition(
     ids: Mapping[str, int],
     normalizer: dict[str, Any] | None,
     frame: FrameName = "around",
+    more: Sequence[str] = (),
 ) -> Definition:
-    """A whole `tokenizer.json` with the special tokens `roles` (role to token) at their `ids`."""
+    """A whole `tokenizer.json` with the special tokens `roles` (role to token) and `more` at their `ids`."""
     return {
         "version": "1.0",
         "truncation": None,
@@ -85,7 +86,7 @@ def definition(
                 "normalized": False,
                 "special": True,
             }
-            for token in sorted(set(roles.values()), key=lambda token: ids[token])
+            for token in sorted({*roles.values(), *more}, key=lambda token: ids[token])
         ],
         "normalizer": normalizer,
         "pre_tokenizer": PRE_TOKENIZERS[kind],

@@ -43,6 +43,8 @@ class PrepareSettings(Record, frozen=True):
     entities: str = "none"
     """What marks entities: a file of them, one a line; markup: [[entity]] in the text, brackets left out."""
     statistics: PhraseSettings = PhraseSettings()
+    turns: bool = False
+    """Each line of a document (of JSON lines: each text of the list) is a turn of a dialogue."""
     sentences: bool = True
     """Cut lines into sentences; otherwise each line is one sentence."""
     text: TextSettings = TextSettings()
@@ -105,7 +107,7 @@ def _write(
     folder: Path, tokenizer: Tokenizer, settings: PrepareSettings, texts: Sequence[str | Path]
 ) -> Manifest:
     units = _units(settings, texts)
-    blocks = Blocks(texts, settings.text, settings.normalising)
+    blocks = Blocks(texts, settings.text, settings.normalising, turns=settings.turns)
     make = functools.partial(
         Marker,
         folder / "tokenizer",
@@ -166,6 +168,8 @@ def _kept(settings: PrepareSettings, folder: Path) -> dict[str, Any]:
     kept["tokenizer"] = files.sha256(folder / "tokenizer" / "tokenizer.json")
     if settings.dictionary is not None:
         kept["dictionary"] = files.sha256(Path(settings.dictionary))
+    if settings.phrases != "statistics":
+        del kept["statistics"]
     for name in ("phrases", "entities"):
         if kept[name] not in ("none", "markup", "statistics"):
             kept[name] = files.sha256(Path(kept[name]))

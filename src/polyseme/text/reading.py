@@ -41,9 +41,6 @@ class TextSettings(Record, frozen=True, kw_only=True):
     """What happens to bytes that are not in the encoding, and to half characters in JSON: strict stops,
     replace puts � in their place."""
 
-    turns: bool = False
-    """Each line of a document (of JSON lines: each text of the list) is a turn of a dialogue."""
-
     def __post_init__(self) -> None:
         if self.encoding == "auto":
             return

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ class Tokenizer:
     special_tokens: dict[str, str]
     """Role (padding, unknown, first, separator, mask) to token, as far as the tokenizer has them."""
     special_ids: frozenset[int]
+    sentinel_ids: tuple[int, ...]
+    """`<extra_id_0>`, `<extra_id_1>` …: what T5 puts in the place of a hidden span; often none."""
     frame: Frame
     """What stands around a text and between two, by this tokenizer's own rules."""
 
@@ -64,6 +67,10 @@ class Tokenizer:
         special = {entry["content"] for entry in definition.get("added_tokens", []) if entry["special"]}
         self._roles = {role: ids[token] for role, token in roles.items()}
         self.special_ids = frozenset([*self._roles.values(), *(ids[token] for token in special)])
+        self.sentinel_ids = tuple(
+            ids[token]
+            for token in takewhile(special.__contains__, (f"<extra_id_{number}>" for number in count()))
+        )
         self._forbidden = self.special_ids - {self._roles.get("unknown", -1)}
         self.frame = frame_of(self._pipeline)
         self._memo = Memo(self._encode_plain)

@@ -11,6 +11,7 @@ from polyseme.checkpoints.loading import load
 from polyseme.checkpoints.model import READ_POOLED, Card, Model
 from polyseme.errors import SettingsError
 from polyseme.models.batch import Batch, Loss
+from polyseme.models.transformer.building import build
 from polyseme.models.transformer.chosen_layers import with_layers
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Transformer
@@ -45,11 +46,11 @@ def begin(
     if settings.from_model is None:
         config = model_config(recipe, settings.size, store)
         check_sayable(format_of(recipe.family), config, wanted)  # now, and not when the model is saved
-        return Transformer(config), Card(family=recipe.family, made=made), {}
+        return build(config), Card(family=recipe.family, made=made), {}
     if not {*wanted}.isdisjoint(READ_POOLED):
         wanted.append("pooler")
     model = load(settings.from_model, heads=wanted, fresh=wanted)
-    architecture_of(format_of(model.card.family), model.heads)
+    architecture_of(format_of(model.card.family), model.backbone.config, model.heads)
     backbone = model.backbone
     assert isinstance(backbone, Transformer)
     check_fit(model, settings.from_model, store, length=recipe.training.length)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from polyseme.models.batch import IGNORED, Batch
+from polyseme.objectives.samples import in_sequence
 from polyseme.text.store import Store
 from polyseme.training.loader import Loader
 
@@ -16,7 +17,7 @@ def held_out_batches(loader: Loader) -> list[Batch]:
     samples = loader.corruption.plan(
         loader.store, loader.documents, length=loader.length, seed=loader.seed, epoch=0
     )
-    numbers = np.arange(min(len(samples), MOST_BATCHES * loader.batch_size))
+    numbers = in_sequence(samples, batch_size=loader.batch_size)[: MOST_BATCHES * loader.batch_size]
     return [
         loader.batch(samples, chosen, epoch=0, progress=1.0)
         for chosen in np.array_split(numbers, -(-len(numbers) // loader.batch_size) or 1)
@@ -34,9 +35,11 @@ def unigram_level(store: Store, batches: Sequence[Batch]) -> float | None:
         return None
     targets = np.concatenate(labels)
     targets = targets[targets != IGNORED]
+    # Sentinels say nothing of the text, and no frequency tells which comes next.
+    targets = targets[~np.isin(targets, store.tokenizer.sentinel_ids)]
     counts = store.counts.astype(np.float64) + 1
     if "separator" in store.tokenizer.special_tokens and store.tokenizer.separator_id in targets:
-        # A store has none; a stream of its documents has one behind each.
+        # A store has none; a stream of its documents, or what is written of each, has one behind each.
         counts[store.tokenizer.separator_id] += store.num_documents
     logs = np.log(counts / counts.sum())
     return float(-logs[targets].mean())

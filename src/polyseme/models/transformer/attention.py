@@ -55,6 +55,8 @@ def attend(
     That is torch's fused kernel, but for two cases on the CPU: it cannot drop, and in bf16 its backward
     pass takes three times as long as plain products where rows are short.
     """
+    if seen is not None and seen.dtype != torch.bool:
+        seen = seen.to(query.dtype)
     drops = dropout.training and dropout.share > 0
     short = query.dtype == torch.bfloat16 and query.size(-2) <= LONGEST_WRITTEN_OUT
     if query.device.type != "cpu" or not (drops or short):
@@ -64,6 +66,13 @@ def attend(
     scale = query.size(-1) ** -0.5 if scale is None else scale
     scores = query @ key.transpose(-1, -2) * scale  # [batch, num_heads, length, length]
     if seen is not None:
-        scores = scores + torch.zeros_like(seen, dtype=scores.dtype).masked_fill_(~seen, float("-inf"))
+        scores = scores + added(seen, scores.dtype)
     probabilities: Tensor = dropout(scores.softmax(dim=-1, dtype=scores.dtype))
     return probabilities @ value
+
+
+def added(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """Who sees whom as numbers to be added to scores: 0 where it is true, −∞ where it is false."""
+    if seen.dtype != torch.bool:
+        return seen
+    return torch.zeros_like(seen, dtype=dtype).masked_fill_(~seen, float("-inf"))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from polyseme.models.transformer.building import build
 from polyseme.models.transformer.model import Transformer, course
 
 
@@ -39,7 +40,7 @@ def with_layers(backbone: Transformer, numbers: Sequence[int]) -> Transformer:
                 f"layer {number} would become layer {place}, but only one of the two sees all tokens "
                 f"(every {config.attention.global_every} layers); keep each layer's remainder by that number"
             )
-    kept = Transformer(shallow)
+    kept = build(shallow)
     names = {f"layers.{place}.": f"layers.{number}." for place, number in enumerate(numbers)}
     tensors = backbone.state_dict()
     kept.load_state_dict({name: tensors[_source(name, names)] for name in kept.state_dict()})

@@ -1,11 +1,35 @@
 """The choices that make a transformer; families are nothing but values of this record."""
 
+from itertools import pairwise
 from typing import Literal
 
 from polyseme.records import Record
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 Positions = Literal["none", "learned", "sinusoidal", "rotary", "relative", "bucketed"]
+
+
+class AdaptiveChoices(Record, frozen=True):
+    """Frequent tokens and clusters of rarer ones, which cost less to read and to predict."""
+
+    cutoffs: tuple[int, ...] = ()
+    """First id of each cluster behind the frequent tokens, ascending. Empty: no clusters."""
+    divisor: int = 1
+    """Rows of cluster i have hidden_size / divisor^i numbers; 1 leaves one table for all."""
+    tails: Literal["forward", "backward"] = "forward"
+    """Whether the scores of the clusters stand behind those of the frequent tokens in the clusters' order,
+    as in the TensorFlow code and transformers, or the last cluster first, as in the PyTorch code."""
+
+    def __post_init__(self) -> None:
+        if any(a >= b for a, b in pairwise((0, *self.cutoffs))):
+            raise ValueError(
+                f"embedding.adaptive.cutoffs must be above 0 and ascend, got {list(self.cutoffs)}"
+            )
+        if self.divisor < 1 or (self.divisor > 1 and not self.cutoffs):
+            raise ValueError(
+                f"embedding.adaptive.divisor {self.divisor} must be at least 1, and 1 without cutoffs; "
+                "give cutoffs, or leave it out"
+            )
 
 
 class EmbeddingChoices(Record, frozen=True):
@@ -17,8 +41,13 @@ class EmbeddingChoices(Record, frozen=True):
     """Whether the sum of the embeddings is normalised."""
     scaled: bool = False
     """Whether the tokens' vectors are multiplied by √hidden_size before the positions are added."""
+    tied: bool = True
+    """Whether the table of the tokens also scores them at the output; else the head has one of its own."""
+    dropout_everywhere: bool = False
+    """Whether numbers are dropped inside the feed-forward part and from the last states too, as T5 does."""
     position_offset: int = 0
     """Rows at the start of the position table that no token uses; then only real tokens count as places."""
+    adaptive: AdaptiveChoices = AdaptiveChoices()
 
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 1:
@@ -46,12 +75,30 @@ class RelativeChoices(Record, frozen=True):
 
     memory: int = 0
     """States of so many earlier tokens are seen again."""
+    start: Literal["empty", "zeros"] = "empty"
+    """What is remembered before the first token: nothing, or `memory` states of zeros that are seen too."""
+    same_length: bool = False
+    """Whether every token sees exactly the `memory` tokens up to itself, however much is remembered."""
     untied: bool = False
     """Whether each layer has biases of its own for content and distance."""
     segments: bool = False
     """Whether a third term tells tokens of the same segment from those of another."""
+    query_stream: bool = False
+    """Whether a token can be asked for without being seen, by a second stream of states."""
     clamp: int | None = None
     """Distances beyond this one are all alike. None: none are."""
+
+    def __post_init__(self) -> None:
+        if self.memory < 0 or (self.clamp is not None and self.clamp < 1):
+            raise ValueError(
+                "attention.relative.memory must be at least 0 and clamp at least 1, "
+                f"got {self.memory} and {self.clamp}"
+            )
+        if self.memory == 0 and (self.same_length or self.start == "zeros"):
+            raise ValueError(
+                "attention.relative.same_length and start 'zeros' speak of a memory, and memory is 0; "
+                "give it a length, or leave them out"
+            )
 
 
 class BucketedChoices(Record, frozen=True):
@@ -61,6 +108,18 @@ class BucketedChoices(Record, frozen=True):
     """Number of ranges."""
     max_distance: int = 128
     """All distances from here on share the last range."""
+
+    def __post_init__(self) -> None:
+        if self.buckets < 4 or self.buckets % 2:
+            raise ValueError(
+                f"attention.bucketed.buckets must be an even number from 4 on, got {self.buckets}: "
+                "half of them are for the tokens behind"
+            )
+        if self.max_distance <= self.buckets // 2:
+            raise ValueError(
+                f"attention.bucketed.max_distance must be above {self.buckets // 2}, which {self.buckets} "
+                f"buckets tell apart one by one, got {self.max_distance}"
+            )
 
 
 class AttentionChoices(Record, frozen=True):
@@ -97,8 +156,11 @@ class AttentionChoices(Record, frozen=True):
 class InitialChoices(Record, frozen=True):
     """What fresh weights are drawn from."""
 
+    kind: Literal["fixed", "fan-in"] = "fixed"
+    """`fixed`: one deviation for all; `fan-in`: a matrix by the root of its inputs (T5, Transformer)."""
     range: float = 0.02
-    """Standard deviation of matrices and tables, a normal distribution cut off at twice this value."""
+    """Standard deviation of matrices and tables, a normal distribution cut off at twice this value; read
+    only where the kind is fixed."""
     positions: float | None = None
     """The same for the table of positions alone. None: as range."""
     scaled_outputs: bool = False
@@ -108,6 +170,22 @@ class InitialChoices(Record, frozen=True):
         for name, value in (("range", self.range), ("positions", self.positions)):
             if value is not None and not value > 0:
                 raise ValueError(f"initial.{name} must be above 0, got {value}")
+
+
+class DecoderChoices(Record, frozen=True):
+    """A second stack, which reads the first one's states and predicts a text from left to right.
+
+    Sizes are those of the first stack; the padding token stands before the text to be predicted.
+    """
+
+    num_layers: int = 6
+    """Number of its layers."""
+    scaled_output: bool = False
+    """Whether the last states are divided by √hidden_size before they meet the tokens' vectors."""
+
+    def __post_init__(self) -> None:
+        if self.num_layers < 1:
+            raise ValueError(f"decoder.num_layers must be at least 1, got {self.num_layers}")
 
 
 class TransformerConfig(Record, frozen=True):
@@ -160,6 +238,8 @@ class TransformerConfig(Record, frozen=True):
     initial: InitialChoices = InitialChoices()
     padding_id: int = 0
     """The token that fills a row up."""
+    decoder: DecoderChoices | None = None
+    """A stack that writes what this one has read. None: there is none."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -229,16 +309,86 @@ class TransformerConfig(Record, frozen=True):
                 f"distinct_layers {self.distinct_layers} shares layers that are all alike, with norms after "
                 "and without windows; leave it out, or choose those"
             )
+        self._refuse_wrong_clusters()
+        self._refuse_wrong_distances()
         if self.initial.scaled_outputs and self.norm_position == "after":
             raise ValueError(
                 "initial.scaled_outputs keeps a residual sum from growing, and with norm_position 'after' "
                 "every sum is normalised; set initial.scaled_outputs to False"
+            )
+        if self.initial.scaled_outputs and self.initial.kind != "fixed":
+            raise ValueError(
+                f"initial.scaled_outputs divides initial.range, which initial.kind {self.initial.kind!r} "
+                "does not read; leave one of them out"
+            )
+        self._refuse_odd_decoders()
+
+    def _refuse_odd_decoders(self) -> None:
+        if self.decoder is None:
+            return
+        if self.positions not in ("sinusoidal", "bucketed"):
+            raise ValueError(
+                f"a decoder reads sinusoidal or bucketed positions, got {self.positions!r}; "
+                "choose one of the two, or leave the decoder out"
+            )
+        if self.type_vocab_size or self.pooler or self.attention.causal or self.embedding.size is not None:
+            raise ValueError(
+                "beside a decoder there are no segments, no pooler, no causal encoder and no other embedding "
+                "size: set type_vocab_size to 0, pooler and attention.causal to False, and leave out "
+                "embedding.size"
+            )
+        if self.decoder.scaled_output and not self.embedding.tied:
+            raise ValueError(
+                "decoder.scaled_output is for the tokens' own vectors, and embedding.tied is False; "
+                "set one of the two the other way"
+            )
+
+    def _refuse_wrong_clusters(self) -> None:
+        adaptive = self.embedding.adaptive
+        if not adaptive.cutoffs:
+            return
+        if adaptive.cutoffs[-1] >= self.vocab_size:
+            raise ValueError(
+                f"embedding.adaptive.cutoffs {list(adaptive.cutoffs)} must lie below vocab_size "
+                f"{self.vocab_size}; give fewer or smaller ones"
+            )
+        if self.embedding.size is not None or self.hidden_size < adaptive.divisor ** len(adaptive.cutoffs):
+            raise ValueError(
+                f"the rows of cluster i have hidden_size {self.hidden_size} / divisor {adaptive.divisor}^i "
+                "numbers, at least one; leave embedding.size out, or give a smaller divisor"
+            )
+
+    def _refuse_wrong_distances(self) -> None:
+        relative = self.attention.relative
+        if self.positions != "relative":
+            if relative != RelativeChoices():
+                raise ValueError(
+                    f"attention.relative is for relative positions, got {self.positions!r}; leave it out"
+                )
+            return
+        if self.norm_position != "after" or self.hidden_size % 2 or self.type_vocab_size:
+            raise ValueError(
+                "relative positions go with norm_position 'after', an even hidden_size and type_vocab_size 0 "
+                f"(attention.relative.segments tells segments), got {self.norm_position!r}, "
+                f"{self.hidden_size} and {self.type_vocab_size}"
+            )
+        if relative.same_length and not self.attention.causal:
+            raise ValueError("attention.relative.same_length counts backwards; set attention.causal to True")
+        if relative.query_stream and self.attention.causal:
+            raise ValueError(
+                "attention.relative.query_stream is for any order of the tokens, and attention.causal "
+                "fixes it; leave one of them out"
             )
 
     @property
     def head_size(self) -> int:
         """Numbers of one head's query."""
         return self.attention.head_size or self.hidden_size // self.num_heads
+
+    @property
+    def inner_dropout(self) -> float:
+        """Share of the numbers dropped inside the feed-forward part and from the last states."""
+        return self.dropout if self.embedding.dropout_everywhere else 0.0
 
     @property
     def embedding_size(self) -> int:

@@ -1,6 +1,7 @@
 """One layer: attention, then the feed-forward part, each added to what it was given."""
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -11,6 +12,10 @@ from polyseme.models.transformer.attention import Attention
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.embeddings import norm
 from polyseme.models.transformer.positions import Turn
+from polyseme.models.transformer.relative import RelativeAttention
+
+ATTENTIONS: dict[str, Callable[[TransformerConfig], Any]] = {"relative": RelativeAttention}
+"""By positions, where they need an attention of their own."""
 
 
 class FeedForward(nn.Module):
@@ -20,10 +25,11 @@ class FeedForward(nn.Module):
         super().__init__()
         self.input = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.bias)
         self.activation = ACTIVATIONS[config.activation]()
+        self.dropout = Dropout(config.inner_dropout)
         self.output = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.bias)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        output: Tensor = self.output(self.activation(self.input(hidden_states)))
+        output: Tensor = self.output(self.dropout(self.activation(self.input(hidden_states))))
         return output
 
 
@@ -38,7 +44,7 @@ class GatedFeedForward(FeedForward):
         # Joining the two products would save one reading and cost more in strided halves.
         hidden_states = lowered(hidden_states)
         widened = self.activation(self.input(hidden_states)) * self.gate(hidden_states)
-        output: Tensor = self.output(widened)
+        output: Tensor = self.output(self.dropout(widened))
         return output
 
 
@@ -53,7 +59,7 @@ class Layer(nn.Module):
 
     def __init__(self, config: TransformerConfig, *, attention_norm: bool) -> None:
         super().__init__()
-        self.attention = Attention(config)
+        self.attention = ATTENTIONS.get(config.positions, Attention)(config)
         self.attention_norm = norm(config, wanted=attention_norm)
         self.feedforward = FEEDFORWARDS[config.gated](config)
         self.feedforward_norm = norm(config)

@@ -5,22 +5,26 @@ from torch import Tensor, nn
 
 from polyseme.models.batch import Batch
 from polyseme.models.transformer.config import TransformerConfig
-from polyseme.models.transformer.positions import TURNS, Turn
+from polyseme.models.transformer.positions import BIASES, TURNS, Turn
 
 
 class View(nn.Module):
-    """What the layers of one kind, global or local, share in a batch: who sees whom, and the turn."""
+    """What the layers of one kind, global or local, share in a batch: who sees whom, and the turn.
+
+    Who sees whom is true or false, or a number to be added to the scores: −∞ where nothing is seen.
+    """
 
     def __init__(self, config: TransformerConfig, *, local: bool) -> None:
         super().__init__()
         self.turn = TURNS[config.positions](config, local=local)
+        self.bias = BIASES[config.positions](config)
         self.causal = config.attention.causal
         self.reach = config.attention.window // 2 if local and config.attention.window else None
 
     def forward(self, batch: Batch) -> tuple[Tensor | None, Turn]:
         places = torch.arange(batch.input_ids.size(1), device=batch.input_ids.device)
         mask = narrowed(seen(batch), places, reach=self.reach, causal=self.causal)
-        return mask, self.turn(len(places), batch.position_ids)
+        return self.bias(mask, places, places), self.turn(len(places), batch.position_ids)
 
 
 def seen(batch: Batch) -> Tensor | None:

@@ -1,5 +1,6 @@
-"""Order told inside attention: what is done to queries and keys before they meet."""
+"""Order told inside attention: what is done to queries and keys before they meet, or to their scores."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -90,5 +91,59 @@ TURNS: dict[str, Callable[..., nn.Module]] = {
     "learned": Unturned,
     "sinusoidal": Unturned,
     "rotary": Rotary,
+    "bucketed": Unturned,
     "none": Unturned,
+}
+
+
+class Unbiased(nn.Module):
+    """Scores do not depend on distances."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+
+    def forward(self, mask: Tensor | None, queries: Tensor, keys: Tensor) -> Tensor | None:
+        return mask
+
+
+class Bucketed(nn.Module):
+    """For each head a learned number for each range of distances, added to the scores of all layers.
+
+    Raffel et al. 2020, section 2.1: half of the buckets hold one distance each, the others ranges that grow
+    with it. Without causal attention, half of all are for the keys that come after their query.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        choices = config.attention.bucketed
+        self.both_sides = not config.attention.causal
+        self.buckets = choices.buckets // 2 if self.both_sides else choices.buckets
+        self.max_distance = choices.max_distance
+        self.weight = nn.Parameter(torch.empty(choices.buckets, config.num_heads))
+
+    def forward(self, mask: Tensor | None, queries: Tensor, keys: Tensor) -> Tensor:
+        """The mask as numbers, from the places of queries and keys: `[batch or 1, num_heads, queries,
+        keys]`."""
+        bucket = self.bucket(keys - queries[:, None])  # [queries, keys]
+        bias = nn.functional.embedding(bucket, self.weight).permute(2, 0, 1)[None]
+        return bias if mask is None else bias.masked_fill(~mask, float("-inf"))
+
+    def bucket(self, distance: Tensor) -> Tensor:
+        """The bucket of each distance from a query to a key; below 0 the key comes before."""
+        behind = -distance
+        away = distance.abs() if self.both_sides else behind.clamp(min=0)
+        exact = self.buckets // 2
+        # In float32 as published: in a longer float some distances would fall into the next bucket.
+        growth = torch.log(away.clamp(min=1).float() / exact) / math.log(self.max_distance / exact)
+        wide = (exact + (growth * (self.buckets - exact)).long()).clamp(max=self.buckets - 1)
+        bucket = torch.where(away < exact, away, wide)
+        return bucket + (distance > 0) * self.buckets if self.both_sides else bucket
+
+
+BIASES: dict[str, Callable[[TransformerConfig], nn.Module]] = {
+    "learned": Unbiased,
+    "sinusoidal": Unbiased,
+    "rotary": Unbiased,
+    "bucketed": Bucketed,
+    "none": Unbiased,
 }

@@ -163,7 +163,7 @@ def test_shared_tensors_are_one_in_a_state_and_under_the_optimizer(store: Store,
 
 
 def test_a_killed_run_of_two_networks_ends_with_the_same_weights(store: Store, tmp_path: Path) -> None:
-    whole = options(store, tmp_path / "whole", steps=16, save_steps=1)
+    whole = options(store, tmp_path / "whole", steps=16, save_steps=2)
     pretrain(**whole)
     killed = whole | {"out": str(tmp_path / "killed")}
     kills = 0

@@ -90,7 +90,7 @@ def show_model(model: str | Path) -> ModelSummary:
 
 
 def _part(name: str) -> str:
-    """«layers.3» of layers.3.attention.query.weight, «decoder.layers.3» of a decoder's; «embeddings», «pooler»
-    or a head's name otherwise."""
+    """«layers.3» of layers.3.attention.query.weight, «decoder.layers.3» of a decoder's; «embeddings»,
+    «pooler» or a head's name otherwise."""
     found = re.match(r"(decoder\.)?layers\.\d+", name)
     return found.group() if found else name.split(".")[0]

@@ -19,8 +19,15 @@ CHARACTERS = (
     "提直题党程展五果料象员革位入常文总次品式活设及管特件长求老头基资边流路级少图山统接知较将组见计别她手角期根论运农指几九区强"
     "放决西被干做必战先回则任取据处府店酒房间服务差脏慢贵赞舒适，。！？"
 )
+_OFFSET = {"embedding": {"position_offset": 1}, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
 SHAPES: dict[str, dict[str, Any]] = {
     "bert": {},
+    "ernie": {"activation": "relu", "layer_norm_eps": 1e-5},
+    "roberta": _OFFSET,
+    "xlm-roberta": _OFFSET,
+    "albert": {"embedding": {"size": 8}, "distinct_layers": 1},
+    "electra": {"embedding": {"size": 8}, "pooler": False},
+    "distilbert": {"type_vocab_size": 0, "pooler": False, "positions": "sinusoidal"},
     "gpt2": {
         "type_vocab_size": 0,
         "norm_position": "before",

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from corpora import write_text
@@ -17,9 +18,10 @@ from polyseme.records import from_plain
 from polyseme.text.learning import LearningSettings, learn
 from polyseme.text.preparing import prepare
 from polyseme.text.store import Store
+from polyseme.text.words import word_cutter
 from polyseme.training.building import model_config
 from polyseme.training.pretraining import pretrain
-from polyseme.training.recipes import read_recipe
+from polyseme.training.recipes import read_recipe, sized
 
 assert one_thread  # a fixture, used by every test here
 NAMES = (
@@ -30,9 +32,9 @@ SMALL = (
     "training.batch_size=4",
     "training.length=48",
     "training.held_out=0.05",
-    "sizes.tiny.hidden_size=32",
-    "sizes.tiny.num_heads=2",
-    "sizes.tiny.intermediate_size=64",
+    "model.hidden_size=32",
+    "model.num_heads=2",
+    "model.intermediate_size=64",
 )
 PUBLISHED = {
     ("rbt3", "base"): 38,
@@ -61,14 +63,30 @@ def store_of(recipe: str, folder: Path) -> Store:
         text.read_text("utf-8").splitlines(), from_plain(settings, LearningSettings, where="here")
     )
     tokenizer.save(folder / "vocab")
-    return prepare([text], tokenizer=folder / "vocab", out=folder / "store")
+    return prepare([text], tokenizer=folder / "vocab", out=folder / "store", phrases="statistics")
+
+
+def vectors_of(text: Path) -> Path:
+    """Word vectors by chance for the words of a text, in word2vec's format."""
+    words = sorted(
+        {word for line in text.read_text("utf-8").splitlines() for word in word_cutter("rjieba")(line)}
+    )
+    words = [word for word in words if word.strip()]
+    vectors = np.random.default_rng(0).normal(size=(len(words), 6)).round(3)
+    lines = [" ".join([word, *map(str, row)]) for word, row in zip(words, vectors.tolist(), strict=True)]
+    path = text.with_name("vectors.txt")
+    path.write_text(f"{len(words)} 6\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    return path
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_runs_from_raw_text_and_goes_on_from_its_model(name: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     store = store_of(name, tmp_path)
-    options: dict[str, Any] = {"size": "tiny", "steps": 2, "threads": 1, "change": list(SMALL)}
+    change = list(SMALL)
+    if name == "macbert":
+        change.append(f"objectives.0.similar.vectors={vectors_of(tmp_path / 'text.txt')}")
+    options: dict[str, Any] = {"size": "tiny", "steps": 2, "threads": 1, "change": change}
     first = pretrain(name, store.folder, out=tmp_path / "first", **options)
     assert first.finished
     second = pretrain(name, store.folder, out=tmp_path / "second", from_model=str(first.folder), **options)
@@ -102,7 +120,7 @@ def test_the_published_sizes_have_the_published_number_of_parameters(
 ) -> None:
     name, size = recipe_and_size
     recipe = read_recipe(name)
-    fields = recipe.model | recipe.sizes[size] | {"vocab_size": recipe.tokenizer["vocab_size"]}
+    fields = sized(recipe, size).model | {"vocab_size": recipe.tokenizer["vocab_size"]}
     with torch.device("meta"):
         network = Transformer(from_plain(fields, TransformerConfig, where="here"))
     count = sum(parameter.numel() for parameter in network.parameters())

@@ -354,7 +354,7 @@ def test_minutes_end_the_run_in_about_that_time(store: Store, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"recipe": "modernbert"}, r"no recipe 'modernbert' \(did you mean 'modernbert-wwm'\?\)"),
+        ({"recipe": "modernbert-wmw"}, r"no recipe 'modernbert-wmw' \(did you mean 'modernbert-wwm'\?\)"),
         ({"size": "minni"}, r"no size 'minni' \(did you mean 'mini'\?\)"),
         ({"minutes": 1.0}, "steps and minutes exclude each other"),
         ({"steps": 0}, "steps must be at least 1, got 0"),

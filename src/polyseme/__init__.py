@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from polyseme.text.store import Store
     from polyseme.text.tokenizer import Tokenizer
     from polyseme.text.tokenizer_learning import learn_tokenizer
+    from polyseme.training.distilling import distill
     from polyseme.training.pretraining import pretrain
     from polyseme.training.recipes import recipes
 
@@ -36,6 +37,7 @@ __all__ = [
     "Store",
     "Tokenizer",
     "convert",
+    "distill",
     "embed",
     "evaluate",
     "fill",
@@ -62,6 +64,7 @@ _MODULES = {
     "Store": "polyseme.text.store",
     "Tokenizer": "polyseme.text.tokenizer",
     "convert": "polyseme.checkpoints.convert",
+    "distill": "polyseme.training.distilling",
     "embed": "polyseme.embedding.embedding",
     "evaluate": "polyseme.tasks.predicting",
     "fill": "polyseme.generation.filling",

@@ -111,6 +111,6 @@ BERT = Format(
     },
     old_names=((".gamma", ".weight"), (".beta", ".bias")),
     buffers=("bert.embeddings.position_ids", "bert.embeddings.token_type_ids"),
-    aside=("qa_outputs.",),
+    aside=("qa_outputs.", "fit_dense.", "fit_denses."),  # the last two: of TinyBERT's training
     fresh_only=("initial.scaled_outputs",),
 )

@@ -27,6 +27,8 @@ FORMATS = {
     "t5": "polyseme.checkpoints.t5:T5",
     "mt5": "polyseme.checkpoints.t5:MT5",
     "transformer": "polyseme.checkpoints.transformer:TRANSFORMER",
+    "transfo-xl": "polyseme.checkpoints.transfo_xl:TRANSFO_XL",
+    "xlnet": "polyseme.checkpoints.xlnet:XLNET",
 }
 """By the `model_type` of config.json."""
 
@@ -85,7 +87,7 @@ class Format:
     write_more: Callable[[TransformerConfig], dict[str, Any]]
     """Further keys of config.json."""
     ties: Mapping[str, str]
-    """Foreign tensors of a head for tokens that must equal another one, where both are stored."""
+    """Foreign tensors that must equal another one, where both are stored."""
     masked_lm_activation: str | None = None
     """The activation inside the masked-lm head where it is always this one, whatever the layers have."""
     special_ids: Mapping[str, str] = field(default_factory=dict)
@@ -130,8 +132,22 @@ def format_of(family: str) -> Format:
 
 def check_sayable(format: Format, config: TransformerConfig, heads: Iterable[str]) -> None:
     """Raise the `CheckpointError` that saving such a model would raise: before a long training, not after."""
+    heads = tuple(heads)
     config_json(format, config)
     check_heads(format, config, heads)
+    architecture_of(format, config, heads)
+
+
+def architecture_of(format: Format, config: TransformerConfig, heads: Iterable[str]) -> str:
+    """The name of transformers' class for these parts; `CheckpointError` where the family has none."""
+    heads = {*heads, *({"decoder"} if config.decoder else ())}
+    architecture = format.architectures.get(frozenset(heads))
+    if architecture is None:
+        known = " or ".join(", ".join(sorted(some)) for some in format.architectures if some)
+        raise CheckpointError(
+            f"a {format.family} folder cannot hold the heads {', '.join(sorted(heads))}; it holds {known}"
+        )
+    return architecture
 
 
 def check_heads(format: Format, config: TransformerConfig, heads: Iterable[str]) -> None:

@@ -29,6 +29,7 @@ COMMANDS: dict[str, Command] = {
     "tokenizer learn": Command("polyseme.cli.tokenizer_learn", "learn a vocabulary from text"),
     "prepare": Command("polyseme.cli.prepare", "read text once into a token store"),
     "pretrain": Command("polyseme.cli.pretrain", "train a recipe on a store; the same again resumes"),
+    "distill": Command("polyseme.cli.distill", "train a small student on what a teacher says"),
     "embed": Command("polyseme.cli.embed", "texts to vectors, one text a line"),
     "generate": Command("polyseme.cli.generate", "continue texts with a model that writes"),
     "fill": Command("polyseme.cli.fill", "fill blanks in a text with a masked model"),

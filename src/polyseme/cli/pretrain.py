@@ -1,11 +1,14 @@
 """`polyseme pretrain`: a recipe and a store become a model."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
 from polyseme.cli.parsing import by_name
 from polyseme.training.settings import PretrainSettings
+
+if TYPE_CHECKING:
+    from polyseme.training.pretraining import Outcome
 
 
 class Options(PretrainSettings, frozen=True, kw_only=True):
@@ -25,10 +28,15 @@ def run(options: Options) -> None:
     """Train and say how it ended."""
     from polyseme.training.pretraining import pretrain
 
-    outcome = pretrain(**by_name(options))
+    print_outcome(pretrain(**by_name(options)))
+
+
+def print_outcome(outcome: "Outcome") -> None:
+    """One line: the folder, the steps, the held-out figures."""
     line = f"{outcome.folder}: {outcome.steps:,} steps"
     if outcome.losses:
-        line += "; held-out " + ", ".join(f"{name} {value:.3f}" for name, value in outcome.losses.items())
+        figures = outcome.losses | outcome.measures
+        line += "; held-out " + ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
     if outcome.unigram is not None:
         line += f" (word frequencies alone: {outcome.unigram:.3f})"
     print(line if outcome.finished else f"{line}; stopped, the same command goes on")

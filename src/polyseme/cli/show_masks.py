@@ -20,7 +20,9 @@ class Options(Record, frozen=True, kw_only=True):
     seed: int = 0
     """Another seed, other rows and other masks."""
     progress: float = 0.0
-    """How much of the training lies behind, from 0 to 1, where the rate changes on the way."""
+    """How much of the training lies behind, from 0 to 1, where the rate or the unit changes on the way."""
+    change: tuple[str, ...] = ()
+    """Changes to the recipe, such as objectives.0.similar.vectors=vectors.txt."""
     json: bool = False
     """The same as JSON."""
 
@@ -39,15 +41,16 @@ def run(options: Options) -> None:
         return
     for row in summary.rows:
         painted([piece for token in row.tokens for piece in _pieces(token)])
-        if row.pair_label is not None:
-            print("→ the second text " + ("follows" if row.pair_label == 0 else "is a random one"))
+        if row.answer is not None:
+            print(f"→ {row.answer}")
         print()
     print(
         f"{summary.counted} rows: {summary.hidden:.1%} of the tokens hidden; "
         f"of these {summary.masked:.1%} masked, {summary.random:.1%} replaced, {summary.kept:.1%} kept"
     )
-    if summary.words_cut is not None:
-        print(f"words hidden in part: {summary.words_cut}")
+    for name in ("words", "phrases", "entities"):
+        if (cut := getattr(summary, f"{name}_cut")) is not None:
+            print(f"{name} hidden in part: {cut}")
 
 
 def _pieces(token: SeenToken) -> list[tuple[str, str]]:

@@ -21,6 +21,10 @@ class Options(Record, frozen=True, kw_only=True):
     """What cuts words: rjieba, jieba, blanks, characters, "module:callable"; none: the tokenizer's own."""
     dictionary: str | None = None
     """A file of words that rjieba and jieba shall know, one a line."""
+    phrases: str = "none"
+    """What marks phrases: a file of them, one a line; markup: {{phrase}} in the text; none."""
+    entities: str = "none"
+    """What marks entities: a file of them, one a line; markup: [[entity]] in the text; none."""
     limit: int = 20
     """Lines of the file to show."""
     json: bool = False
@@ -49,10 +53,16 @@ def _print(cut: CutText) -> None:
         for token in cut.tokens
     ]
     painted(pieces, between=" ")
+    marked = [
+        name for name in ("phrase", "entity") if cut.tokens and getattr(cut.tokens[0], name) is not None
+    ]
     print_table(
-        ["token", "id", "characters", "text", "word"],
-        [(t.token, t.id, f"{t.begin}–{t.end}", t.text, t.word) for t in cut.tokens],
-        numbers=("id", "characters", "word"),
+        ["token", "id", "characters", "text", "word", *marked],
+        [
+            (t.token, t.id, f"{t.begin}–{t.end}", t.text, t.word, *(getattr(t, name) for name in marked))
+            for t in cut.tokens
+        ],
+        numbers=("id", "characters", "word", *marked),
     )
 
 

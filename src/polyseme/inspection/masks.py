@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -37,7 +38,9 @@ class SeenRow(Record, frozen=True, kw_only=True):
 
     tokens: list[SeenToken]
     pair_label: int | None = None
-    """Of a pair: 0 where the second text follows, 1 where it is a random one."""
+    """Of rows that have one: 0 or 1."""
+    answer: str | None = None
+    """What the label says of the row's texts."""
 
 
 class MaskSummary(Record, frozen=True, kw_only=True):
@@ -55,24 +58,36 @@ class MaskSummary(Record, frozen=True, kw_only=True):
     """Hidden tokens that stay what they were, or were drawn again by chance."""
     words_cut: int | None
     """Words of which a part is hidden and a part is not; None where the store does not mark words."""
+    phrases_cut: int | None = None
+    """The same of phrases."""
+    entities_cut: int | None = None
+    """The same of entities."""
 
 
 def show_masks(
-    store: str | Path, *, recipe: str, samples: int = 3, seed: int = 0, progress: float = 0.0
+    store: str | Path,
+    *,
+    recipe: str,
+    samples: int = 3,
+    seed: int = 0,
+    progress: float = 0.0,
+    change: Sequence[str] = (),
 ) -> MaskSummary:
     """What the objective of a recipe makes of some documents of the store.
 
-    `progress` is how much of the training lies behind, from 0 to 1, for rates that change on the way.
+    `progress` is how much of the training lies behind, from 0 to 1, for rates and units that change on the
+    way; `change` are changes to the recipe, such as `objectives.0.similar.vectors=vectors.txt`.
 
     >>> show_masks("wiki.store", recipe="bert-wwm").words_cut  # doctest: +SKIP
     0
     """
     from polyseme.objectives.rows import lay_out
+    from polyseme.objectives.units import UNIT_MARKS
     from polyseme.training.building import build_objective, model_config
-    from polyseme.training.recipes import read_recipe
+    from polyseme.training.recipes import changed, read_recipe
 
     opened = Store.open(store)
-    chosen_recipe = read_recipe(recipe)
+    chosen_recipe = changed(read_recipe(recipe), change)
     objective = build_objective(chosen_recipe, model_config(chosen_recipe, None, opened), opened)
     length = chosen_recipe.training.length
     table = objective.corruption.plan(
@@ -99,14 +114,22 @@ def show_masks(
     masked = hidden & (after == opened.tokenizer.mask_id)
     kept = hidden & (after == before)
     count = max(1, int(hidden.sum()))
+    cut = {
+        mark: _units_cut(hidden, rows, mark) for mark in UNIT_MARKS.values() if mark in opened.marks_present
+    }
     return MaskSummary(
-        rows=[_row(opened, rows, i, after[i], hidden[i]) for i in range(min(samples, len(numbers)))],
+        rows=[
+            _row(opened, rows, i, after[i], hidden[i], objective.answers)
+            for i in range(min(samples, len(numbers)))
+        ],
         counted=len(numbers),
         hidden=float(hidden.sum() / rows.attention_mask.sum()),
         masked=float(masked.sum() / count),
         random=float((hidden & ~masked & ~kept).sum() / count),
         kept=float(kept.sum() / count),
-        words_cut=_words_cut(hidden, rows) if Mark.WORD in opened.marks_present else None,
+        words_cut=cut.get(Mark.WORD),
+        phrases_cut=cut.get(Mark.PHRASE),
+        entities_cut=cut.get(Mark.ENTITY),
     )
 
 
@@ -119,7 +142,12 @@ def _some_documents(store: Store, seed: int) -> npt.NDArray[np.int64]:
 
 
 def _row(
-    store: Store, rows: Rows, row: int, after: npt.NDArray[np.int64], hidden: npt.NDArray[np.bool_]
+    store: Store,
+    rows: Rows,
+    row: int,
+    after: npt.NDArray[np.int64],
+    hidden: npt.NDArray[np.bool_],
+    answers: tuple[str, str] | None,
 ) -> SeenRow:
     width = int(rows.attention_mask[row].sum())
     before = rows.input_ids[row, :width]
@@ -135,15 +163,16 @@ def _row(
         starts = bool(rows.marks[row, i] & Mark.WORD) or not rows.real[row, i]
         tokens.append(SeenToken(token=names[i], shown=shown[i], fate=fate, starts_word=starts))
     label = None if rows.pair_labels is None else int(rows.pair_labels[row])
-    return SeenRow(tokens=tokens, pair_label=label)
+    answer = answers[label] if answers is not None and label is not None else None
+    return SeenRow(tokens=tokens, pair_label=label, answer=answer)
 
 
-def _words_cut(hidden: npt.NDArray[np.bool_], rows: Rows) -> int:
-    """The words that are hidden in part; a word that a row's end cuts counts as what the row has of it."""
+def _units_cut(hidden: npt.NDArray[np.bool_], rows: Rows, mark: Mark) -> int:
+    """The units that are hidden in part; one that a row's end cuts counts as what the row has of it."""
     real = rows.real.reshape(-1)
     before = np.concatenate([[False], real[:-1]])
-    starts = real & (((rows.marks & Mark.WORD) > 0).reshape(-1) | ~before)
-    word = np.cumsum(starts)[real]
-    sizes = np.bincount(word)
-    parts = np.bincount(word, weights=hidden.reshape(-1)[real])
+    starts = real & (((rows.marks & mark) > 0).reshape(-1) | ~before)
+    unit = np.cumsum(starts)[real]
+    sizes = np.bincount(unit)
+    parts = np.bincount(unit, weights=hidden.reshape(-1)[real])
     return int(((parts > 0) & (parts < sizes)).sum())

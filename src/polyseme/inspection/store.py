@@ -32,7 +32,8 @@ class StoreSummary(Record, frozen=True, kw_only=True):
     frequent: list[tuple[str, int]]
     """The most frequent tokens and how often they occur."""
     samples: list[str]
-    """How some documents begin, tokens of a word together."""
+    """How some documents begin: tokens of a word together, words of a phrase joined by « · », those of an
+    entity by « ‿ »."""
 
 
 def show_store(store: str | Path, *, samples: int = 3, frequent: int = 20, seed: int = 0) -> StoreSummary:
@@ -73,6 +74,13 @@ def _begin(store: Store, document: int) -> str:
         if pieces and bits & Mark.SENTENCE:
             pieces.append(" | ")
         elif pieces and bits & Mark.WORD:
-            pieces.append(" ")
+            pieces.append(_between(bits, store.marks_present))
         pieces.append(token.removeprefix("##"))
     return "".join(pieces) + (" …" if end - start > SAMPLE_TOKENS else "")
+
+
+def _between(bits: int, present: Mark) -> str:
+    """What stands before a word: a blank, or what says that a phrase or an entity goes on."""
+    if Mark.ENTITY in present and not bits & Mark.ENTITY:
+        return "‿"
+    return "·" if Mark.PHRASE in present and not bits & Mark.PHRASE else " "

@@ -2,9 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
+from polyseme.errors import SettingsError
 from polyseme.records import Record
+from polyseme.text.annotation import Annotated, without_markup
+from polyseme.text.normalising import NormalisingSettings
 from polyseme.text.reading import TextSettings, read_lines
+from polyseme.text.store import Mark
 from polyseme.text.tokenizer import Tokenizer
+from polyseme.text.unit_sources import UnitSources, unit_sources, with_borders
 from polyseme.text.words import word_cutter, word_starts
 
 
@@ -23,6 +31,10 @@ class CutToken(Record, frozen=True, kw_only=True):
     word: int
     """The number of its word, in a text whose blanks are words too."""
     unknown: bool
+    phrase: int | None = None
+    """The number of its phrase, a word outside of phrases being one; None where they are not marked."""
+    entity: int | None = None
+    """The number of its entity, in the same way."""
 
 
 class CutText(Record, frozen=True, kw_only=True):
@@ -33,10 +45,23 @@ class CutText(Record, frozen=True, kw_only=True):
 
 
 def cut_text(
-    text: str, *, tokenizer: Tokenizer, words: str = "rjieba", dictionary: str | Path | None = None
+    text: str,
+    *,
+    tokenizer: Tokenizer,
+    words: str = "rjieba",
+    dictionary: str | Path | None = None,
+    units: UnitSources | None = None,
 ) -> CutText:
-    """The tokens of one text, with the words that `words` cuts (none: the tokenizer's own)."""
+    """The tokens of one text, with the words that `words` cuts (none: the tokenizer's own), and with the
+    phrases and entities that `units` finds among them."""
+    units = units or UnitSources()
+    annotated = without_markup(text) if units.markup else Annotated(text, [], [])
+    text = annotated.text
     starts = None if words == "none" else word_starts(word_cutter(words, dictionary=dictionary), text)
+    found: dict[Mark, npt.NDArray[np.int64]] = {}
+    if starts is not None:
+        starts = with_borders(starts, annotated)
+        found = units.starts(annotated, starts)
     encoded = tokenizer.encode(text, starts=starts)
     unknown = tokenizer.unknown_id if "unknown" in tokenizer.special_tokens else None
     return CutText(
@@ -50,6 +75,8 @@ def cut_text(
                 text=text[begin:end],
                 word=word,
                 unknown=index == unknown,
+                phrase=_number(found.get(Mark.PHRASE), begin),
+                entity=_number(found.get(Mark.ENTITY), begin),
             )
             for token, index, (begin, end), word in zip(
                 tokenizer.tokens(encoded.ids),
@@ -62,6 +89,10 @@ def cut_text(
     )
 
 
+def _number(starts: npt.NDArray[np.int64] | None, begin: int) -> int | None:
+    return None if starts is None else int(np.searchsorted(starts, begin, side="right")) - 1
+
+
 def show_tokens(
     text: str | None = None,
     *,
@@ -69,18 +100,29 @@ def show_tokens(
     file: str | Path | None = None,
     words: str = "rjieba",
     dictionary: str | Path | None = None,
+    phrases: str = "none",
+    entities: str = "none",
     limit: int = 20,
 ) -> list[CutText]:
     """How `text`, or each of the first `limit` lines of `file`, is cut by the tokenizer of a folder.
+
+    `phrases` and `entities` are as `prepare` takes them, without statistics.
 
     >>> show_tokens("程序执行", tokenizer="vocab")[0].tokens[0].text  # doctest: +SKIP
     '程'
     """
     if (text is None) == (file is None):
         raise ValueError("give a text or a file, one of the two")
+    if words == "none" and (phrases, entities) != ("none", "none"):
+        raise SettingsError(
+            'phrases and entities are made of words, and words is "none"; choose a word cutter'
+        )
+    units = unit_sources(phrases, entities, NormalisingSettings())
     cutter = Tokenizer.load(tokenizer)
     texts = [text] if text is not None else _first_lines(Path(str(file)), limit)
-    return [cut_text(line, tokenizer=cutter, words=words, dictionary=dictionary) for line in texts]
+    return [
+        cut_text(line, tokenizer=cutter, words=words, dictionary=dictionary, units=units) for line in texts
+    ]
 
 
 def _first_lines(file: Path, limit: int) -> list[str]:

@@ -33,6 +33,14 @@ class Batch:
     labels: Tensor | None = None
     """What to predict: `[predictions]` beside `predicted`; at every position `[batch, length]`; of whole
     texts `[batch]` or `[batch, classes]`."""
+    lots: Tensor | None = None
+    """A number in [0, 1) for each position to predict, where a guess is drawn there: `[predictions]`."""
+    order: Tensor | None = None
+    """Rank of each token where a row is read in another order than it is written in: a token sees those
+    whose rank is not above its own, and one that is predicted only those below."""
+    samples: Tensor | None = None
+    """The number of each row in its epoch where rows go on from one another: row i does so if this is one
+    more than the number of row i of the batch before. `[batch]`"""
     pair_labels: Tensor | None = None
     """Of a pair of segments (next sentence: 0 follows, 1 random): `[batch]`."""
 
@@ -71,3 +79,6 @@ class Loss:
     parts: dict[str, Tensor] = field(default_factory=dict)
     predictions: int = 0
     """How many predictions the batch held."""
+    decisions: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Of choices between few classes: scores `[decisions]` (above 0 says 1) or `[decisions, classes]`, and
+    the truth `[decisions]`. Held-out text is also scored by them all together; training does not look."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from polyseme.models.batch import IGNORED
+from polyseme.models.precision import lowered
 
 BLOCK = 2**19
 """Scores that are widened to float32 at a time: few enough to stay in a processor's cache."""
@@ -21,11 +22,8 @@ def sparse_cross_entropy(
     the low precision and the exponentials in float32; without any label to predict it is 0. With label
     smoothing (Szegedy et al. 2016, section 7) that share of the truth is spread evenly over all tokens.
     """
-    device = hidden.device.type
-    if torch.is_autocast_enabled(device):
-        low = torch.get_autocast_dtype(device)
-        hidden, table = hidden.to(low), table.to(low)
-    loss: Tensor = _CrossEntropy.apply(hidden, table, bias, labels, label_smoothing)  # type: ignore[no-untyped-call]
+    low, low_table = lowered(hidden), lowered(table)
+    loss: Tensor = _CrossEntropy.apply(low, low_table, bias, labels, label_smoothing)  # type: ignore[no-untyped-call]
     return loss
 
 

@@ -28,5 +28,8 @@ def _factors(states: Tensor, share: float) -> Tensor:
     """0 for the places to drop, 1 / (1 - share) for the others."""
     count = states.numel()
     bits = torch.empty((count + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-    kept = bits.view(torch.int16)[:count].ge_(round(share * 2**16) - 2**15)
-    return kept.view(states.shape).to(states.dtype).mul_(1 / (1 - share))
+    kept = bits.view(torch.int16)[:count].ge_(round(share * 2**16) - 2**15).view(states.shape)
+    factor = torch.tensor(1 / (1 - share), dtype=states.dtype)
+    if factor.itemsize == kept.itemsize:  # 0 or 1 times the factor's own bits is 0 or the factor
+        return kept.mul_(factor.view(torch.int16)).view(states.dtype)
+    return kept.to(states.dtype).mul_(factor)

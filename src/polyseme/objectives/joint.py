@@ -45,6 +45,7 @@ class Joint(Objective):
         self.parts = tuple(parts)  # a plain tuple: their heads are registered below, once
         self.corruption = JointCorruption(tuple(part.corruption for part in parts))
         self.vocabulary = next((part.vocabulary for part in parts if part.vocabulary), None)
+        self.answers = next((part.answers for part in parts if part.answers), None)
         self.heads = nn.ModuleDict({name: head for part in parts for name, head in part.heads.items()})
 
     def loss(self, backbone: nn.Module, states: States, batch: Batch) -> Loss:
@@ -57,4 +58,5 @@ class Joint(Objective):
             total=total,
             parts={name: value for loss in losses for name, value in loss.parts.items()},
             predictions=losses[0].predictions,
+            decisions={name: pair for loss in losses for name, pair in loss.decisions.items()},
         )

@@ -5,7 +5,8 @@ Devlin et al. 2019, "BERT", section 3.1 and appendix A.1; whole words: Cui et al
 15 %: Portes et al. 2023, "MosaicBERT".
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -22,18 +23,31 @@ from polyseme.objectives.contract import Objective
 from polyseme.objectives.packing import plan_packed
 from polyseme.objectives.rows import Arrays, Rows
 from polyseme.objectives.samples import Integers, Samples
+from polyseme.objectives.similar import SimilarSettings, SimilarWords, similar_words
+from polyseme.objectives.units import (
+    HOW_TO_MARK,
+    UNIT_MARKS,
+    Choose,
+    Unit,
+    check_unit_settings,
+    chooser,
+    unit_at,
+    unit_sizes,
+    units_of,
+)
 from polyseme.records import Record
 from polyseme.seeding import RowGenerator
-from polyseme.text.store import Mark, Store
+from polyseme.text.store import Store
 
 _PREDICTIONS = 128
+_PLURAL = {"word": "words", "phrase": "phrases", "entity": "entities"}
 
 
 class MaskedLMSettings(Record, frozen=True, kw_only=True):
     """How words are hidden."""
 
-    unit: Literal["token", "word"] = "word"
-    """What is hidden as a whole: single tokens, or all tokens of a word."""
+    unit: Unit = "word"
+    """What is hidden as a whole: single tokens, or all tokens of a word, a phrase, an entity."""
     rate: float = 0.15
     """Share of a row's tokens to hide, counted with the special tokens as BERT does."""
     final_rate: float | None = None
@@ -44,6 +58,20 @@ class MaskedLMSettings(Record, frozen=True, kw_only=True):
     """Share of the hidden tokens that become [MASK]."""
     random: float = 0.1
     """Share that become any token of the vocabulary; the rest stay as they are."""
+    lowest_random: int = 0
+    """The least id that such a token may have (ERNIE: 1, all but the padding)."""
+    similar: SimilarSettings | None = None
+    """Words instead of tokens are replaced, by similar ones instead of [MASK] (MacBERT). None: by [MASK]."""
+    selection: Literal["budget", "each"] = "budget"
+    """budget: units in random order while they fit into the share; each: every unit by a lot of its own."""
+    ngram: tuple[float, ...] = ()
+    """Hide runs of 1, 2 … units: the chance of each length (ALBERT: 6/11, 3/11, 2/11). Empty: no runs."""
+    stages: tuple[Unit, ...] = ()
+    """Units one after another while training goes on (ERNIE: token, phrase, entity), instead of `unit`."""
+    stage_shares: tuple[float, ...] = ()
+    """Share of the training that each stage takes. Empty: all the same."""
+    whole: float = 1.0
+    """Share of the rows that hide whole units; the others hide single tokens (ERNIE: drawn for each file)."""
     copies: int | None = None
     """Static masks: so many different epochs, which then repeat (BERT: 10). None: always new ones."""
     weight: float = 1.0
@@ -60,10 +88,19 @@ class MaskedLMSettings(Record, frozen=True, kw_only=True):
             raise ValueError(
                 f"masked and random are shares whose sum is at most 1, got {self.masked} and {self.random}"
             )
+        if self.lowest_random < 0:
+            raise ValueError(f"lowest_random must be at least 0, got {self.lowest_random}")
         if self.copies is not None and self.copies < 1:
             raise ValueError(f"copies must be at least 1, got {self.copies}; leave it out for new masks")
         if self.copies is not None and self.final_rate is not None:
             raise ValueError("static masks (copies) cannot change their rate (final_rate); leave one out")
+        check_unit_settings(self)
+        if self.similar is None:
+            return
+        if units_of(self) != ("word",) or self.whole < 1:
+            raise ValueError('similar replaces whole words; set unit = "word" alone, or leave it out')
+        if self.lowest_random:
+            raise ValueError("similar draws no special token anyhow; leave lowest_random out")
 
 
 @dataclass(frozen=True)
@@ -73,14 +110,20 @@ class Masking:
     settings: MaskedLMSettings
     vocab_size: int
     mask_id: int
+    similar: SimilarWords | None = None
 
     def check(self, store: Store) -> None:
-        """Refuse a store that lacks the marks this unit needs."""
-        if self.settings.unit == "word" and Mark.WORD not in store.marks_present:
+        """Refuse a store that lacks the marks that the units need, or ids to draw."""
+        if self.settings.lowest_random >= self.vocab_size:
             raise ValueError(
-                "whole words are to be hidden, but the store has no word marks; "
-                'prepare it again with --words rjieba, or set unit = "token"'
+                f"lowest_random is {self.settings.lowest_random}, but there are {self.vocab_size} ids"
             )
+        for unit in units_of(self.settings):
+            if unit in UNIT_MARKS and UNIT_MARKS[unit] not in store.marks_present:
+                raise ValueError(
+                    f"whole {_PLURAL[unit]} are to be hidden, but the store has no {unit} marks; "
+                    f'prepare it again with {HOW_TO_MARK[unit]}, or set unit = "token"'
+                )
 
     def plan(self, store: Store, documents: Integers, *, length: int, seed: int, epoch: int) -> Samples:
         """Texts cut at sentences and packed into rows."""
@@ -92,15 +135,30 @@ class Masking:
 
     def __call__(self, rows: Rows, rng: RowGenerator) -> Arrays:
         """Hide words of every row; `predicted` and `labels` name them in reading order."""
-        units = number_units(rows, unit=self.settings.unit)
+        units = self.units(rows, rng)
         budget = self.budget(rows.lengths, progress=rows.progress)
-        hidden = choose_units(units, budget, rng)  # [batch, length]
-        input_ids = self.replace(rows.input_ids, hidden, rng)
+        hidden = self.choose(units, budget, rng)  # [batch, length]
+        if self.similar is None:
+            input_ids = self.replace(rows.input_ids, hidden, rng)
+        else:
+            input_ids = self.similar.replace(rows.input_ids, units, hidden, rng)
         predicted = np.flatnonzero(hidden)
         return rows.arrays(input_ids) | {
             "predicted": predicted,
             "labels": rows.input_ids.reshape(-1)[predicted],
         }
+
+    @cached_property
+    def choose(self) -> Choose:
+        """How units are chosen."""
+        return chooser(self.settings, choose_units)
+
+    def units(self, rows: Rows, rng: RowGenerator) -> npt.NDArray[np.int64]:
+        """The unit of each token; rows that do not hide whole units have a unit for each token."""
+        units = number_units(rows, unit=unit_at(self.settings, rows.progress))
+        if self.settings.whole == 1:
+            return units
+        return np.where(rng.random(1) < self.settings.whole, units, number_units(rows, unit="token"))
 
     def budget(self, lengths: Integers, *, progress: float) -> Integers:
         """How many tokens each row may lose: Python's rounding (half to even), at least 1, at most `most`."""
@@ -115,22 +173,23 @@ class Masking:
         """The ids that the model reads: each hidden token takes its own lot, also within a word."""
         length = input_ids.shape[1]
         lot = rng.random(length)
-        chance = rng.integers(self.vocab_size, length)
+        lowest = self.settings.lowest_random
+        chance = lowest + rng.integers(self.vocab_size - lowest, length)
         to_mask = hidden & (lot < self.settings.masked)
         to_random = hidden & ~to_mask & (lot < self.settings.masked + self.settings.random)
         return np.where(to_mask, self.mask_id, np.where(to_random, chance, input_ids))
 
 
-def number_units(rows: Rows, *, unit: Literal["token", "word"]) -> npt.NDArray[np.int64]:
+def number_units(rows: Rows, *, unit: Unit) -> npt.NDArray[np.int64]:
     """Which unit of its row each token belongs to, counted from 0; −1 at special tokens and padding.
 
     A span begins a unit even in the middle of a word, so no unit reaches over a separator.
     """
     begins = rows.real.copy()
-    if unit == "word":
+    if unit in UNIT_MARKS:
         follows = np.zeros_like(rows.real)
         follows[:, 1:] = rows.real[:, :-1]  # the token before is text too
-        begins &= ~follows | (rows.marks & Mark.WORD != 0)
+        begins &= ~follows | (rows.marks & UNIT_MARKS[unit] != 0)
     numbers = np.cumsum(begins, axis=1) - 1
     return np.where(rows.real, numbers, -1)
 
@@ -145,10 +204,7 @@ def choose_units(units: npt.NDArray[np.int64], budget: Integers, rng: RowGenerat
     lots = rng.random(length)  # drawn by unit number, so that the stream does not depend on the text
     if length == 0:
         return np.zeros((batch, 0), dtype=np.bool_)
-    flat = np.where(units >= 0, units, length) + np.arange(batch)[:, None] * (length + 1)
-    sizes = np.bincount(flat.reshape(-1), minlength=batch * (length + 1)).reshape(batch, length + 1)[
-        :, :length
-    ]
+    sizes = unit_sizes(units)
     turn = np.argsort(np.where(sizes > 0, lots, 2.0), axis=1)
     ordered = np.take_along_axis(sizes, turn, axis=1)
     left = budget.astype(np.int64)
@@ -174,8 +230,13 @@ class MaskedLM(Objective):
 
     def __init__(self, settings: MaskedLMSettings, config: TransformerConfig, store: Store) -> None:
         super().__init__()
-        self.corruption = Masking(settings, vocab_size=config.vocab_size, mask_id=store.tokenizer.mask_id)
-        self.corruption.check(store)
+        mask_id = store.tokenizer.mask_id
+        corruption = Masking(settings, vocab_size=config.vocab_size, mask_id=mask_id)
+        corruption.check(store)
+        if settings.similar is not None:
+            similar = similar_words(settings.similar, store, replaced=settings.masked, random=settings.random)
+            corruption = replace(corruption, similar=similar)
+        self.corruption = corruption
         self.heads = nn.ModuleDict({"masked-lm": MaskedLMHead(config)})
         self.weight = settings.weight
 

@@ -190,7 +190,6 @@ class SpanCorruption(Objective):
     """The device's half: everything that is written is predicted, sentinels too."""
 
     Settings = SpanCorruptionSettings
-    stored = ("seq2seq-lm",)
     vocabulary = "span-corruption"
 
     def __init__(self, settings: SpanCorruptionSettings, config: TransformerConfig, store: Store) -> None:
@@ -208,6 +207,11 @@ class SpanCorruption(Objective):
         self.heads = nn.ModuleDict({"seq2seq-lm": Seq2SeqLMHead(config)})
         self.weight = settings.weight
         self.register_buffer("sentinels", torch.tensor(tokenizer.sentinel_ids), persistent=False)
+
+    @classmethod
+    def head_names(cls, settings: SpanCorruptionSettings) -> tuple[str, ...]:
+        """That of the decoder."""
+        return ("seq2seq-lm",)
 
     def loss(self, backbone: nn.Module, states: States, batch: Batch) -> Loss:
         """Mean cross-entropy in nats; the sentinels, which say nothing of the text, are a part apart."""

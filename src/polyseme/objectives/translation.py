@@ -105,7 +105,6 @@ class Translation(Objective):
     """The device's half: every token of the second text is predicted from the first and those before it."""
 
     Settings = TranslationSettings
-    stored = ("seq2seq-lm",)
     vocabulary = "translation"
 
     def __init__(self, settings: TranslationSettings, config: TransformerConfig, store: Store) -> None:
@@ -118,6 +117,11 @@ class Translation(Objective):
         self.corruption.check(store)
         self.heads = nn.ModuleDict({"seq2seq-lm": Seq2SeqLMHead(config)})
         self.label_smoothing, self.weight = settings.label_smoothing, settings.weight
+
+    @classmethod
+    def head_names(cls, settings: TranslationSettings) -> tuple[str, ...]:
+        """That of the decoder."""
+        return ("seq2seq-lm",)
 
     def loss(self, backbone: nn.Module, states: States, batch: Batch) -> Loss:
         """Mean cross-entropy in nats over the written tokens and their end, padding left out."""

@@ -29,17 +29,24 @@ class Block(NamedTuple):
 class Blocks:
     """The lines of all sources; the same blocks for any number of workers, so that the store is the same.
 
-    Repeated lines and documents are dropped here, where all of the text passes in order. A row of the
-    pairs format is a document of two turns, and repeated if both of its texts are.
+    Repeated lines and documents are dropped here, where all of the text passes in order. With `turns` each
+    line is a turn. A row of the pairs format is a document of two turns, and repeated if both of its texts
+    are.
     """
 
     def __init__(
-        self, sources: Sequence[str | Path], text: TextSettings, normalising: NormalisingSettings
+        self,
+        sources: Sequence[str | Path],
+        text: TextSettings,
+        normalising: NormalisingSettings,
+        *,
+        turns: bool = False,
     ) -> None:
         self.num_bytes = size(sources)
         """What `bytes_read` comes to at the end; None where nobody knows."""
         self._bytes_read = 0
         self._parts = read_documents(sources, text, advance=self._advance)
+        self._line_is_turn = turns
         self._lines = Repeats() if normalising.drop_repeated_lines else None
         self._documents = Repeats() if normalising.drop_repeated_documents else None
 
@@ -68,8 +75,11 @@ class Blocks:
                 document += not part.continues
                 turn += not part.continues
                 # A document of millions of characters comes, and is compared, in several parts.
-                if not _seen(self._documents, part.lines):
-                    yield document, turn, [line for line in part.lines if not _seen(self._lines, [line])]
+                lines = [] if _seen(self._documents, part.lines) else part.lines
+                kept = [line for line in lines if not _seen(self._lines, [line])]
+                for lines in [[line] for line in kept] if self._line_is_turn else [kept]:
+                    turn += self._line_is_turn
+                    yield document, turn, lines
                 continue
             for pair in zip(part.lines, part.side, strict=True):
                 if not (_seen(self._documents, pair) or _seen(self._lines, pair)):

@@ -8,12 +8,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from polyseme.text.annotation import Annotated, lines_without_markup
 from polyseme.text.blocks import Block
 from polyseme.text.codepoints import codepoints
 from polyseme.text.normalising import NormalisingSettings, normaliser
 from polyseme.text.sentences import sentence_starts
 from polyseme.text.store import Mark
 from polyseme.text.tokenizer import Tokenizer
+from polyseme.text.unit_sources import UnitSources, with_borders
 from polyseme.text.words import WordCutter, word_cutter
 
 Int64s = npt.NDArray[np.int64]
@@ -43,7 +45,8 @@ class Marker:
     """Turns blocks into tokens and marks.
 
     `words` names a word cutter, or is None: then no word marks are made, and the tokens of sub-word
-    models may cross words.
+    models may cross words. `units` says what marks phrases and entities; where their brackets are written
+    into the text, these are left out, and begin and end words.
     """
 
     def __init__(
@@ -53,20 +56,26 @@ class Marker:
         dictionary: str | None,
         sentences: bool,
         normalising: NormalisingSettings,
+        units: UnitSources | None = None,
     ) -> None:
         self._tokenizer = Tokenizer.load(tokenizer)
         self._cutter = None if words is None else word_cutter(words, dictionary=dictionary)
         self._sentences = sentences
         self._normalise = normaliser(normalising)
+        self._units = units or UnitSources()
         self._is_blank = np.zeros(0x110000, dtype=np.bool_)  # [code points]
         self._is_blank[[point for point in range(0x3001) if chr(point).isspace()]] = True
 
     def __call__(self, block: Block) -> Marked:
         lines = [self._normalise(line) for line in block.lines]
+        annotated = Annotated("\n".join(lines), [], [])
+        if self._units.markup:
+            annotated = lines_without_markup(lines)
+            lines = annotated.text.split("\n")
+        text = annotated.text  # All offsets below count its characters.
         lengths = np.fromiter(map(len, lines), dtype=np.int64, count=len(lines))
-        text = "\n".join(lines)  # All offsets below count its characters.
         line_starts = np.cumsum(lengths + 1) - lengths - 1
-        words = None if self._cutter is None else _word_starts(self._cutter, lines)
+        words = None if self._cutter is None else with_borders(_word_starts(self._cutter, lines), annotated)
         ids, begins, counts = self._tokens(lines, line_starts, words)
         characters = int(lengths.sum())
         if not len(ids):
@@ -82,6 +91,8 @@ class Marker:
         marks |= _changes(documents) * np.uint8(Mark.DOCUMENT)
         if words is not None:
             marks |= (_starting(words, ends) | sentence) * np.uint8(Mark.WORD)
+            for mark, starts in self._units.starts(annotated, words).items():
+                marks |= (_starting(starts, ends) | sentence) * np.uint8(mark)
         first, last = ((int(documents[at]), int(turns[at])) for at in (0, -1))
         return Marked(ids, marks, first, last, characters, block.bytes_read)
 

@@ -17,10 +17,13 @@ from polyseme.text.blocks import Blocks
 from polyseme.text.marking import Marker
 from polyseme.text.normalising import NormalisingSettings
 from polyseme.text.parallel import in_order
+from polyseme.text.phrase_counting import count_phrases
+from polyseme.text.phrases import PhraseSettings
 from polyseme.text.reading import TextSettings
 from polyseme.text.store import Manifest, Mark, Store
 from polyseme.text.store_writing import StoreWriter
 from polyseme.text.tokenizer import Tokenizer
+from polyseme.text.unit_sources import UnitSources, unit_sources
 
 _MUCH_UNKNOWN = 0.01
 
@@ -34,6 +37,14 @@ class PrepareSettings(Record, frozen=True):
     """What cuts words: rjieba, jieba, blanks, characters, "module:callable"; none: no word marks."""
     dictionary: str | None = None
     """A file of words that rjieba and jieba shall know, one a line."""
+    phrases: str = "none"
+    """What marks phrases: a file of them, one a line; markup: {{phrase}} in the text, brackets left out;
+    statistics: words that stand together often; none: no phrase marks."""
+    entities: str = "none"
+    """What marks entities: a file of them, one a line; markup: [[entity]] in the text, brackets left out."""
+    statistics: PhraseSettings = PhraseSettings()
+    turns: bool = False
+    """Each line of a document (of JSON lines: each text of the list) is a turn of a dialogue."""
     sentences: bool = True
     """Cut lines into sentences; otherwise each line is one sentence."""
     text: TextSettings = TextSettings()
@@ -49,6 +60,11 @@ class PrepareSettings(Record, frozen=True):
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.words == "none" and self.dictionary is not None:
             raise ValueError('words="none" takes no dictionary')
+        for name in ("phrases", "entities"):
+            if self.words == "none" and getattr(self, name) != "none":
+                raise ValueError(f'{name} are made of words, and words is "none"; choose a word cutter')
+        if self.entities == "statistics":
+            raise ValueError("entities cannot be told by statistics; name a file of them, or markup")
 
 
 def prepare(
@@ -62,8 +78,8 @@ def prepare(
     """Read text once into a token store in the folder `out`, which appears when it is complete.
 
     `texts` are files, folders, globs or "-"; `options` are the fields of `PrepareSettings`, and those of
-    `TextSettings` and `NormalisingSettings` by their own names (`encoding="gb18030"`, `nfkc=True`).
-    Raises `DataError` if the text cannot be read, has no token, or `out` exists.
+    `TextSettings`, `NormalisingSettings` and `PhraseSettings` by their own names (`encoding="gb18030"`,
+    `nfkc=True`). Raises `DataError` if the text cannot be read, has no token, or `out` exists.
 
     >>> store = prepare(["wiki.txt"], tokenizer="vocab", out="wiki.store", workers=2)  # doctest: +SKIP
     """
@@ -90,7 +106,8 @@ def prepare_with(settings: PrepareSettings, texts: Sequence[str | Path], out: Pa
 def _write(
     folder: Path, tokenizer: Tokenizer, settings: PrepareSettings, texts: Sequence[str | Path]
 ) -> Manifest:
-    blocks = Blocks(texts, settings.text, settings.normalising)
+    units = _units(settings, texts)
+    blocks = Blocks(texts, settings.text, settings.normalising, turns=settings.turns)
     make = functools.partial(
         Marker,
         folder / "tokenizer",
@@ -98,6 +115,7 @@ def _write(
         dictionary=settings.dictionary,
         sentences=settings.sentences,
         normalising=settings.normalising,
+        units=units,
     )
     unknown_id = tokenizer.unknown_id if "unknown" in tokenizer.special_tokens else None
     with (
@@ -122,6 +140,26 @@ def _write(
         return writer.finish(settings=_kept(settings, folder), num_characters=characters)
 
 
+def _units(settings: PrepareSettings, texts: Sequence[str | Path]) -> UnitSources:
+    """What marks phrases and entities; statistics are taken now, in readings of their own."""
+    by_statistics = settings.phrases == "statistics"
+    phrases = "none" if by_statistics else settings.phrases
+    units = unit_sources(phrases, settings.entities, settings.normalising)
+    if not by_statistics:
+        return units
+    table = count_phrases(
+        texts,
+        settings.statistics,
+        text=settings.text,
+        normalising=settings.normalising,
+        words=settings.words,
+        dictionary=settings.dictionary,
+        markup=units.markup,
+        workers=settings.workers,
+    )
+    return UnitSources(table, units.entities)
+
+
 def _kept(settings: PrepareSettings, folder: Path) -> dict[str, Any]:
     """The settings as the manifest keeps them: content instead of paths, and nothing of speed."""
     kept = to_plain(settings)
@@ -130,6 +168,11 @@ def _kept(settings: PrepareSettings, folder: Path) -> dict[str, Any]:
     kept["tokenizer"] = files.sha256(folder / "tokenizer" / "tokenizer.json")
     if settings.dictionary is not None:
         kept["dictionary"] = files.sha256(Path(settings.dictionary))
+    if settings.phrases != "statistics":
+        del kept["statistics"]
+    for name in ("phrases", "entities"):
+        if kept[name] not in ("none", "markup", "statistics"):
+            kept[name] = files.sha256(Path(kept[name]))
     return kept
 
 

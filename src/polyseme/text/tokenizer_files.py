@@ -161,7 +161,7 @@ def _tokens_of(model: Mapping[str, Any]) -> set[str]:
 
 def _bert_vocabulary(path: Path, settings: dict[str, Any]) -> tuple[Definition, dict[str, str]]:
     """A `vocab.txt`, one token a line; lower case unless the settings beside it say otherwise."""
-    vocabulary = _numbered(_lines(path), path)
+    vocabulary = _numbered(_without_numbers(_lines(path)), path)
     roles = _roles(settings, set(vocabulary), path)
     missing = [role for role in ROLES if role not in roles]
     if missing:
@@ -194,9 +194,9 @@ def _byte_pairs(path: Path, merges: Path, settings: dict[str, Any]) -> tuple[Def
         return _ended_words(vocabulary, pairs, roles), roles
     model = bpe_model(vocabulary, pairs, unknown=None)
     kind = str(settings.get("tokenizer_class", "")).removesuffix("Fast")
-    # One token for begin and end is GPT-2's, which puts it around nothing.
-    alone = roles.get("first") == roles.get("separator")
-    usual: FrameName = "none" if alone else "doubled" if roles.get("first") == "<s>" else "around"
+    first, separator = roles.get("first"), roles.get("separator")
+    # One token for begin and end is GPT-2's, which puts it around nothing; RoBERTa's are <s> and </s>.
+    usual: FrameName = "none" if first == separator else ("doubled" if first == "<s>" else "around")
     frame = _FRAMES.get(kind, usual)
     return definition("byte-bpe", model, roles=roles, ids=vocabulary, normalizer=None, frame=frame), roles
 
@@ -269,6 +269,12 @@ def _numbered(lines: Sequence[str], path: Path) -> dict[str, int]:
     if not vocabulary:
         raise CheckpointError(f"{path} is empty; a vocabulary has one token a line")
     return vocabulary
+
+
+def _without_numbers(lines: list[str]) -> list[str]:
+    """The tokens of lines that end in a tab and their own number, as ERNIE's vocabulary writes them."""
+    numbered = all(line.endswith(f"\t{index}") for index, line in enumerate(lines))
+    return [line.rpartition("\t")[0] for line in lines] if numbered else lines
 
 
 def _lines(path: Path) -> list[str]:

@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 from torch import nn
 
-from polyseme.checkpoints.formats import check_sayable, format_of
+from polyseme.checkpoints.formats import architecture_of, check_sayable, format_of
 from polyseme.checkpoints.loading import load
-from polyseme.checkpoints.model import READ_POOLED, Card
+from polyseme.checkpoints.model import READ_POOLED, Card, Model
 from polyseme.errors import SettingsError
 from polyseme.models.batch import Batch, Loss
 from polyseme.models.transformer.building import build
@@ -20,6 +20,7 @@ from polyseme.objectives.contract import Objective
 from polyseme.objectives.joint import Joint
 from polyseme.records import from_plain, nearest
 from polyseme.text.store import Store
+from polyseme.training.recipes import sized
 from polyseme.training.settings import PretrainSettings, Recipe
 
 
@@ -40,7 +41,7 @@ def begin(
     recipe: Recipe, store: Store, settings: PretrainSettings
 ) -> tuple[Transformer, Card, dict[str, nn.Module]]:
     """The network to begin with: random, or the model named by `from_model` with its heads."""
-    wanted = [head for entry in recipe.objectives for head in stored_heads(entry)]
+    wanted = [head for entry in recipe.objectives for head in _head_names(entry)]
     made = {"seed": settings.seed, "data": store.fingerprint}
     if settings.from_model is None:
         config = model_config(recipe, settings.size, store)
@@ -49,22 +50,28 @@ def begin(
     if not {*wanted}.isdisjoint(READ_POOLED):
         wanted.append("pooler")
     model = load(settings.from_model, heads=wanted, fresh=wanted)
+    architecture_of(format_of(model.card.family), model.backbone.config, model.heads)
     backbone = model.backbone
     assert isinstance(backbone, Transformer)
+    check_fit(model, settings.from_model, store, length=recipe.training.length)
     if settings.layers is not None:
         backbone = _with_layers(backbone, settings.layers)
         made |= {"layers": list(settings.layers)}
+    return backbone, msgspec.structs.replace(model.card, made=made), model.heads
+
+
+def check_fit(model: Model, name: str, store: Store, *, length: int) -> None:
+    """Refuse a model that reads other tokens than the store's, or shorter rows than the training's."""
     if model.tokenizer is None or model.tokenizer.vocabulary != store.tokenizer.vocabulary:
         raise SettingsError(
-            f"{settings.from_model} and {store.folder} have different vocabularies; "
-            f"prepare the text again with --tokenizer {settings.from_model}"
+            f"{name} and {store.folder} have different vocabularies; "
+            f"prepare the text again with --tokenizer {name}"
         )
-    if recipe.training.length > backbone.config.max_position_embeddings:
+    most = model.backbone.config.max_position_embeddings
+    if length > most:
         raise SettingsError(
-            f"length is {recipe.training.length}, but {settings.from_model} reads at most "
-            f"{backbone.config.max_position_embeddings} tokens; pass --change training.length=…"
+            f"length is {length}, but {name} reads at most {most} tokens; pass --change training.length=…"
         )
-    return backbone, msgspec.structs.replace(model.card, made=made), model.heads
 
 
 def _with_layers(backbone: Transformer, numbers: tuple[int, ...]) -> Transformer:
@@ -76,62 +83,59 @@ def _with_layers(backbone: Transformer, numbers: tuple[int, ...]) -> Transformer
 
 def model_config(recipe: Recipe, size: str | None, store: Store) -> TransformerConfig:
     """The network of a recipe in one of its sizes, for the store's vocabulary."""
-    size = size or recipe.default_size
-    if size not in recipe.sizes:
-        raise SettingsError(
-            f"the recipe has no size {size!r}{nearest(size, list(recipe.sizes))}; "
-            f"choose one of {', '.join(recipe.sizes)}"
-        )
-    fields = _merged(recipe.model, recipe.sizes[size])
+    chosen = sized(recipe, size)
+    fields = dict(chosen.model)
     fields |= {"vocab_size": store.vocab_size, "padding_id": store.tokenizer.filling_id}
-    config = from_plain(fields, TransformerConfig, where=f"the model of size {size}")
-    if recipe.training.length > config.max_position_embeddings:
+    config = from_plain(fields, TransformerConfig, where=f"the model of size {chosen.default_size}")
+    if chosen.training.length > config.max_position_embeddings:
         raise SettingsError(
-            f"training.length is {recipe.training.length}, but the model has "
+            f"training.length is {chosen.training.length}, but the model has "
             f"{config.max_position_embeddings} positions; raise model.max_position_embeddings"
         )
     return config
 
 
-def _merged(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """The fields with the changes; tables on both sides are merged too."""
-    both = {
-        name: _merged(fields[name], change)
-        for name, change in changes.items()
-        if isinstance(change, dict) and isinstance(fields.get(name), dict)
-    }
-    return fields | changes | both
-
-
 def build_objective(recipe: Recipe, config: TransformerConfig, store: Store) -> Objective:
     """The objective of a recipe; several share one pass of the backbone."""
     parts = [_build_part(entry, config, store) for entry in recipe.objectives]
-    return parts[0] if len(parts) == 1 else Joint(parts)
+    heads = [name for part in parts for name in part.heads]
+    if twice := {name for name in heads if heads.count(name) > 1}:
+        raise SettingsError(f"two objectives of the recipe use the head {min(twice)}; leave one of them out")
+    if len(parts) == 1:
+        return parts[0]
+    for part, entry in zip(parts, recipe.objectives, strict=True):
+        if part.alone:
+            raise SettingsError(
+                f"{entry['name']} reads its batches in its own way and can share no pass; "
+                "let it be the recipe's only objective"
+            )
+    return Joint(parts)
 
 
-def stored_heads(entry: dict[str, Any]) -> tuple[str, ...]:
-    """The heads of a model folder that an objective of a recipe can go on with."""
-    kind, name = _objective_class(entry), str(entry["name"])
-    return (name,) if kind.stored is None else kind.stored
+def _build_part(entry: dict[str, Any], config: TransformerConfig, store: Store) -> Objective:
+    objective, settings = _objective(entry)
+    try:
+        built: Objective = objective(settings, config, store)
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
+    return built
 
 
-def _objective_class(entry: dict[str, Any]) -> Any:
-    name = str(entry.get("name", ""))
+def _head_names(entry: dict[str, Any]) -> tuple[str, ...]:
+    objective, settings = _objective(entry)
+    names: tuple[str, ...] = objective.head_names(settings)
+    return names
+
+
+def _objective(entry: dict[str, Any]) -> tuple[Any, Any]:
+    """The class of an objective, and its settings as a record."""
+    fields = dict(entry)
+    name = str(fields.pop("name", ""))
     if name not in OBJECTIVES:
         raise SettingsError(
             f"there is no objective {name!r}{nearest(name, list(OBJECTIVES))}; "
             f"choose one of {', '.join(OBJECTIVES)}"
         )
     module, _, kind = OBJECTIVES[name].partition(":")
-    return getattr(import_module(module), kind)
-
-
-def _build_part(entry: dict[str, Any], config: TransformerConfig, store: Store) -> Objective:
-    objective = _objective_class(entry)
-    fields = dict(entry)
-    name = str(fields.pop("name"))
-    try:
-        built: Objective = objective(from_plain(fields, objective.Settings, where=name), config, store)
-    except ValueError as error:
-        raise SettingsError(str(error)) from error
-    return built
+    objective = getattr(import_module(module), kind)
+    return objective, from_plain(fields, objective.Settings, where=name)

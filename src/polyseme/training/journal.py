@@ -59,7 +59,7 @@ def draw_curves(journal: Path, picture: Path) -> None:
                 points = [(line["step"], line["parts"][part]) for line in chosen if part in line["parts"]]
                 style = {"alpha": 0.5} if kind == "train" else {"marker": "o", "markersize": 3}
                 axes.plot(*zip(*points, strict=True), label=f"{part}, {label}", **style)
-        if levels := [line["unigram"] for line in lines if line["kind"] == "held-out" and "unigram" in line]:
+        if levels := [line["unigram"] for line in lines if line.get("unigram") is not None]:
             axes.axhline(levels[-1], color="grey", linestyle=":", label="unigram level")
         axes.set_xlabel("step")
         axes.set_ylabel("loss (nats)")

@@ -126,14 +126,19 @@ def mean_loss(
     *,
     precision: Literal["fp32", "bf16"],
     device: torch.device | str,
+    seen: Callable[[Loss], None] = lambda loss: None,
 ) -> dict[str, float]:
-    """Each part of the loss over the batches, weighted by their predictions; dropout is off meanwhile."""
+    """Each part of the loss over the batches, weighted by their predictions; dropout is off meanwhile.
+
+    `seen` is shown the loss of every batch.
+    """
     module.eval()
     sums: dict[str, float] = {}
     total = 0
     for batch in batches:
         with autocast(precision, device):
             loss = compute(batch.to(device))
+        seen(loss)
         for name, value in loss.parts.items():
             sums[name] = sums.get(name, 0.0) + float(value) * loss.predictions
         total += loss.predictions

@@ -24,13 +24,15 @@ from polyseme.records import from_plain, to_json, to_plain
 from polyseme.seeding import derived
 from polyseme.text.store import Store
 from polyseme.training.building import Pretraining, begin, build_objective
+from polyseme.training.companions import check_companions, companion_files, provide
 from polyseme.training.held_out import held_out_batches, unigram_level
 from polyseme.training.journal import Journal, draw_curves, read_journal
 from polyseme.training.loader import Loader, Position, ahead, split_documents
 from polyseme.training.loop import Step, mean_loss, train
+from polyseme.training.measures import Decisions
 from polyseme.training.optimizers import build_optimizers
 from polyseme.training.pace import Pace
-from polyseme.training.recipes import changed, read_recipe
+from polyseme.training.recipes import changed, read_recipe, sized
 from polyseme.training.schedules import Schedule
 from polyseme.training.settings import PretrainSettings, Recipe
 from polyseme.training.state import Progress, load_state, newest_state, save_state
@@ -53,6 +55,8 @@ class Outcome:
     """False when a signal stopped it; the same call again goes on."""
     losses: dict[str, float]
     """Held-out loss of each part, in nats."""
+    measures: dict[str, float]
+    """What the held-out decisions are worth all together: ROC-AUC, balanced accuracy."""
     unigram: float | None
     """Cross-entropy of the same targets under word frequencies alone, in nats."""
 
@@ -68,9 +72,10 @@ def pretrain(recipe: str, store: str | Path, *, out: str | Path, **options: Any)
     settings = from_plain(options, PretrainSettings, where="pretrain")
     folder = Path(out)
     with held(folder, purpose="training"):
-        return _Run(
-            changed(read_recipe(recipe), settings.change), Store.open(store), folder, settings
-        ).train()
+        chosen = read_recipe(recipe)
+        if settings.from_model is None or settings.size is not None:
+            chosen = sized(chosen, settings.size)
+        return _Run(changed(chosen, settings.change), Store.open(store), folder, settings).train()
 
 
 class _Run:
@@ -81,10 +86,20 @@ class _Run:
         torch.set_num_threads(settings.threads or usable_cores())
         self.device = pick_device(settings.device)
         self.precision = pick_precision(settings.precision, self.device)
-        self._remember()
         torch.manual_seed(derived(settings.seed, "weights") % 2**63)
         backbone, self.card, heads = begin(recipe, store, settings)
         self.objective = build_objective(recipe, backbone.config, store)
+        read = provide(
+            self.objective,
+            backbone,
+            store,
+            from_model=settings.from_model,
+            length=recipe.training.length,
+            device=self.device,
+        )
+        self.card = msgspec.structs.replace(self.card, made=self.card.made | read)
+        check_companions(self.objective, self.card.family)
+        self._remember(read)
         for name, head in heads.items():
             if name in self.objective.heads:
                 self.objective.heads[name].load_state_dict(head.state_dict())
@@ -108,6 +123,7 @@ class _Run:
         self.tokens = 0
         self.before = 0.0
         self.figures: dict[str, float] = {}
+        self.measures: dict[str, float] = {}
         self.unigram: float | None = None
         self.signal: int | None = None
 
@@ -200,15 +216,24 @@ class _Run:
         if not len(self.kept.documents):
             return
         batches = held_out_batches(self.kept)
+        decisions = Decisions()
         generator = torch.get_rng_state()
         self.figures = mean_loss(
-            self.module, self.module, batches, precision=self.precision, device=self.device
+            self.module,
+            self.module,
+            batches,
+            precision=self.precision,
+            device=self.device,
+            seen=decisions.add,
         )
         torch.set_rng_state(generator)
-        self.unigram = unigram_level(self.store, batches)
-        self.journal.write(kind="held-out", step=done, parts=self.figures, unigram=self.unigram)
-        line = ", ".join(f"{name} {value:.3f}" for name, value in self.figures.items())
-        if self.unigram is not None and self.objective.vocabulary is not None:
+        self.measures = decisions.measures()
+        self.unigram = unigram_level(self.store, batches) if self.objective.vocabulary else None
+        self.journal.write(
+            kind="held-out", step=done, parts=self.figures, measures=self.measures, unigram=self.unigram
+        )
+        line = ", ".join(f"{name} {value:.3f}" for name, value in (self.figures | self.measures).items())
+        if self.unigram is not None and self.objective.vocabulary:
             reached = self.figures[self.objective.vocabulary]
             line += f" (word frequencies alone: {self.unigram:.3f}"
             line += "; still on that plateau)" if reached > self.unigram - _PLATEAU else ")"
@@ -239,7 +264,7 @@ class _Run:
             self.store, self.objective.corruption, documents, training.length, training.batch_size, seed
         )
 
-    def _remember(self) -> None:
+    def _remember(self, read: dict[str, str]) -> None:
         """Write down what the run is; refuse to go on with something else in the same folder."""
         words = {
             "recipe": {name: value for name, value in to_plain(self.recipe).items() if name not in _PROSE},
@@ -251,6 +276,7 @@ class _Run:
             "layers": self.settings.layers,
             "store": self.store.fingerprint,
             "precision": self.precision,
+            **read,
         }
         path = self.folder / "run.json"
         if not path.exists():
@@ -295,7 +321,8 @@ class _Run:
                 self.card, recipe=to_plain(self.recipe), made=self.card.made | {"steps": self.done}
             ),
         )
-        for name, content in files_of(model).items():
+        for name, content in (*files_of(model).items(), *companion_files(self.objective, model)):
+            (self.folder / name).parent.mkdir(exist_ok=True)
             write_whole(self.folder / name, content)
         try:
             draw_curves(self.folder / "journal.jsonl", self.folder / "curves.svg")
@@ -310,9 +337,10 @@ class _Run:
         lines = [line for line in read_journal(self.folder / "journal.jsonl") if line["kind"] == "held-out"]
         if lines:
             self.figures, self.unigram = lines[-1]["parts"], lines[-1]["unigram"]
+            self.measures = lines[-1].get("measures", {})
 
     def _outcome(self, steps: int, *, finished: bool) -> Outcome:
-        return Outcome(self.folder, steps, finished, self.figures, self.unigram)
+        return Outcome(self.folder, steps, finished, self.figures, self.measures, self.unigram)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

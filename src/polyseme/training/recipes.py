@@ -36,6 +36,35 @@ def recipe_path(name_or_path: str) -> Path:
     return FOLDER / f"{name_or_path}.toml"
 
 
+def sized(recipe: Recipe, size: str | None) -> Recipe:
+    """The recipe as one of its sizes is trained: the only size left, whose settings are the recipe's own.
+
+    None is the recipe's default size. A size that the recipe lacks is a `SettingsError`.
+    """
+    size = size or recipe.default_size
+    if size not in recipe.sizes:
+        raise SettingsError(
+            f"the recipe has no size {size!r}{nearest(size, list(recipe.sizes))}; "
+            f"choose one of {', '.join(recipe.sizes)}"
+        )
+    plain = to_plain(recipe)
+    fields = plain["sizes"][size]
+    plain["training"] |= fields.pop("training", {})
+    plain["objectives"] = fields.pop("objectives", plain["objectives"])
+    plain |= {"model": _merged(plain["model"], fields), "sizes": {size: {}}, "default_size": size}
+    return from_plain(plain, Recipe, where=f"the recipe in its size {size}")
+
+
+def _merged(fields: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The fields with the changes; tables on both sides are merged too."""
+    both = {
+        name: _merged(fields[name], change)
+        for name, change in changes.items()
+        if isinstance(change, dict) and isinstance(fields.get(name), dict)
+    }
+    return fields | changes | both
+
+
 def changed(recipe: Recipe, changes: Sequence[str]) -> Recipe:
     """The recipe with `place=value` changes, such as `training.length=256` or `objectives.0.rate=0.3`.
 

@@ -133,7 +133,8 @@ class Recipe(Record, frozen=True, kw_only=True):
     model: dict[str, Any]
     """Fields of the model that all sizes share."""
     sizes: dict[str, dict[str, Any]]
-    """Fields of the model that make a size; what they say of a nested record is added to the model's."""
+    """Fields of the model that make a size; what they say of a nested record is added to the model's. Two
+    names are not the model's: a table `training` changes the recipe's, and `objectives` replace them."""
     default_size: str
     """The size when none is asked for."""
     objectives: list[dict[str, Any]]

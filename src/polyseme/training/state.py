@@ -55,7 +55,7 @@ def save_state(folder: Path, module: nn.Module, optimizers: Optimizers, progress
     if target.exists() and _complete(target):
         return  # the same step of the same run: the same bytes
     with whole_folder(target, replace=True) as building:
-        write_whole(building / _WEIGHTS, bytes_of(_contiguous(module.state_dict())))
+        write_whole(building / _WEIGHTS, bytes_of(_own_tensors(module)))
         write_whole(building / _OPTIMIZERS, bytes_of(_optimizer_tensors(optimizers)))
         hashes = {name: sha256(building / name) for name in (_WEIGHTS, _OPTIMIZERS)}
         write_whole(building / _STATE, to_json(msgspec.structs.replace(progress, files=hashes)))
@@ -78,7 +78,8 @@ def newest_state(folder: Path) -> Path | None:
 def load_state(folder: Path, module: nn.Module, optimizers: Optimizers) -> Progress:
     """Fill module, optimizers and torch's generator from one state."""
     progress = msgspec.json.decode((folder / _STATE).read_bytes(), type=Progress)
-    module.load_state_dict(tensors_from((folder / _WEIGHTS).read_bytes()))
+    tensors = tensors_from((folder / _WEIGHTS).read_bytes())
+    module.load_state_dict({name: tensors[first] for name, first in _first_names(module).items()})
     _load_optimizers(optimizers, tensors_from((folder / _OPTIMIZERS).read_bytes()))
     return progress
 
@@ -93,8 +94,22 @@ def _complete(folder: Path) -> bool:
         return False
 
 
-def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+def _first_names(module: nn.Module) -> dict[str, str]:
+    """The name under which each tensor is written: its own, or where modules share it the first of all."""
+    first: dict[tuple[int, tuple[int, ...]], str] = {}
+    return {
+        name: first.setdefault((tensor.data_ptr(), tuple(tensor.shape)), name) if tensor.numel() else name
+        for name, tensor in module.state_dict().items()
+    }
+
+
+def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    first = _first_names(module)
+    return {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in module.state_dict().items()
+        if first[name] == name
+    }
 
 
 def _optimizer_tensors(optimizers: Optimizers) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from polyseme.models.dropout import Dropout
+from polyseme.models.precision import lowered
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.positions import Turn
 
@@ -28,6 +29,7 @@ class Attention(nn.Module):
 
     def forward(self, hidden_states: Tensor, seen: Tensor | None, turn: Turn) -> Tensor:
         batch, length, _ = hidden_states.shape
+        hidden_states = lowered(hidden_states)
         # One product for all three would need their weights joined in each step, and gains nothing.
         query, key, value = (
             part(hidden_states).view(batch, length, self.num_heads, -1).transpose(1, 2)

@@ -1,15 +1,21 @@
 """One layer: attention, then the feed-forward part, each added to what it was given."""
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
 from polyseme.models.activations import ACTIVATIONS
 from polyseme.models.dropout import Dropout
+from polyseme.models.precision import lowered
 from polyseme.models.transformer.attention import Attention
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.embeddings import norm
 from polyseme.models.transformer.positions import Turn
+from polyseme.models.transformer.relative import RelativeAttention
+
+ATTENTIONS: dict[str, Callable[[TransformerConfig], Any]] = {"relative": RelativeAttention}
+"""By positions, where they need an attention of their own."""
 
 
 class FeedForward(nn.Module):
@@ -36,6 +42,7 @@ class GatedFeedForward(FeedForward):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         # Joining the two products would save one reading and cost more in strided halves.
+        hidden_states = lowered(hidden_states)
         widened = self.activation(self.input(hidden_states)) * self.gate(hidden_states)
         output: Tensor = self.output(self.dropout(widened))
         return output
@@ -52,7 +59,7 @@ class Layer(nn.Module):
 
     def __init__(self, config: TransformerConfig, *, attention_norm: bool) -> None:
         super().__init__()
-        self.attention = Attention(config)
+        self.attention = ATTENTIONS.get(config.positions, Attention)(config)
         self.attention_norm = norm(config, wanted=attention_norm)
         self.feedforward = FEEDFORWARDS[config.gated](config)
         self.feedforward_norm = norm(config)

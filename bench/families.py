@@ -1,0 +1,204 @@
+"""Does every recipe learn? Each at its tiny size, on Chinese text, for a few minutes.
+
+    python bench/families.py --data ../shared/data --out FOLDER
+
+For each recipe: a vocabulary of its own kind, a store, and a run of its tiny size, of whose end the table tells
+the held-out loss beside that of word frequencies on the same targets, and how well tokens and pairs are told
+apart. Two rows need a teacher (the run of bert), four take their layers from the run of roberta-wwm-ext, macbert
+needs word vectors (made here from counts of neighbours) and transformer needs pairs of texts. Every row keeps its
+result in FOLDER; the same command goes on where it stopped, a run that was cut off included.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import time
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CORPORA = ("wiki_sample", "clue_sample", "tech")
+VOCABULARY = 8000
+SIZE = "tiny"
+LEARNED, DETECTED, ORDERED = 0.3, 0.65, 0.6
+"""What must be reached: nats below word frequencies, ROC-AUC, balanced accuracy."""
+
+
+class Study:
+    """The rows of the table, each made once."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.data, self.out = Path(options.data), Path(options.out)
+        self.texts = [str(self.data / "corpus_zh" / name) for name in CORPORA]
+
+    def row(self, name: str) -> dict[str, Any]:
+        """The result of one recipe, from its file where it was finished before."""
+        from polyseme.training.recipes import read_recipe
+
+        path = self.out / "rows" / f"{name}.json"
+        if path.exists():
+            found: dict[str, Any] = json.loads(path.read_text())
+            return found
+        recipe = read_recipe(name)
+        store = self.store(name, recipe)
+        begin = time.perf_counter()
+        outcome = self.train(name, recipe, store)
+        journal = [json.loads(line) for line in (outcome.folder / "journal.jsonl").read_text().splitlines()]
+        result = {
+            "parameters": parameters(outcome.folder),
+            "steps": outcome.steps,
+            "tokens": max((line["tokens"] for line in journal if line["kind"] == "train"), default=0),
+            "losses": outcome.losses,
+            "unigram": outcome.unigram,
+            "measures": outcome.measures,
+            "seconds": round(time.perf_counter() - begin),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result))
+        return result
+
+    def train(self, name: str, recipe: Any, store: Path) -> Any:
+        """The run of a recipe, by its own command."""
+        import polyseme
+
+        common: dict[str, Any] = {
+            "out": self.out / "runs" / name, "minutes": self.options.minutes, "seed": 0,
+            "threads": self.options.threads,
+        }  # fmt: skip
+        objectives = {str(entry["name"]) for entry in recipe.objectives}
+        if any("distillation" in objective for objective in objectives):
+            return polyseme.distill(self.run("bert"), store, recipe=name, size=SIZE, **common)
+        if name.startswith(("rbt", "rbtl")):
+            common |= {"from_model": str(self.run("roberta-wwm-ext")), "layers": (0,)}
+        else:
+            common |= {"size": SIZE}
+        if name == "macbert":
+            common |= {"change": (f"objectives.0.similar.vectors={self.vectors()}",)}
+        return polyseme.pretrain(name, store, **common)
+
+    def run(self, name: str) -> Path:
+        """The finished run of another row."""
+        self.row(name)
+        return self.out / "runs" / name
+
+    def store(self, name: str, recipe: Any) -> Path:
+        """The corpus by a vocabulary of the recipe's kind; recipes that want the same share it."""
+        import polyseme
+
+        wanted = dict(recipe.tokenizer) | {"vocab_size": VOCABULARY}
+        texts, more = self.texts, {}
+        if any(entry["name"] == "translation" for entry in recipe.objectives):
+            texts, more = [str(self.data / "parallel" / "classical_modern_zh")], {"format": "pairs"}
+        mark = hashlib.sha256(json.dumps([wanted, texts], sort_keys=True).encode()).hexdigest()[:12]
+        vocabulary, store = self.out / f"vocabulary-{mark}", self.out / f"store-{mark}"
+        if not vocabulary.exists():
+            polyseme.learn_tokenizer(texts, out=vocabulary, **wanted, **more)
+        if not store.exists():
+            polyseme.prepare(texts, tokenizer=vocabulary, out=store, workers=2, phrases="statistics", **more)
+        return store
+
+    def vectors(self) -> Path:
+        """Word vectors from counts of neighbours: positive mutual information, decomposed."""
+        path = self.out / "vectors.txt"
+        if not path.exists():
+            write_vectors(self.texts, path)
+        return path
+
+
+def write_vectors(texts: list[str], path: Path, *, most: int = 8000, size: int = 64, window: int = 3) -> None:
+    """Levy and Goldberg 2014, "Neural Word Embedding as Implicit Matrix Factorization", section 3.3."""
+    from collections import Counter
+
+    from polyseme.text.reading import TextSettings, read_documents
+    from polyseme.text.words import word_cutter
+
+    cut = word_cutter("rjieba")
+    lines = [cut(line) for document in read_documents(texts, TextSettings()) for line in document.lines]
+    counts = Counter(word for line in lines for word in line if len(word) > 1)
+    words = [word for word, _ in counts.most_common(most)]
+    ids = {word: number for number, word in enumerate(words)}
+    table = np.zeros((len(words), len(words)), dtype=np.float32)
+    for line in lines:
+        row = np.array([ids[word] for word in line if word in ids], dtype=np.int64)
+        for distance in range(1, window + 1):
+            np.add.at(table, (row[:-distance], row[distance:]), 1.0)
+    table += table.T
+    shares = table.sum(axis=1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        information = np.log(table * table.sum() / (shares * shares.T))
+    information[~np.isfinite(information) | (information < 0)] = 0.0
+    rng = np.random.default_rng(0)
+    basis = information @ rng.standard_normal((len(words), 2 * size)).astype(np.float32)
+    for _ in range(4):
+        basis = information @ np.linalg.qr(basis)[0]
+    left, values, _ = np.linalg.svd(basis, full_matrices=False)
+    vectors = left[:, :size] * np.sqrt(values[:size])
+    rows = (
+        f"{word} " + " ".join(f"{v:.4f}" for v in vector) for word, vector in zip(words, vectors, strict=True)
+    )
+    path.write_text(f"{len(words)} {size}\n" + "\n".join(rows) + "\n", encoding="utf-8")
+
+
+def parameters(folder: Path) -> int:
+    """Numbers in the model's file."""
+    from safetensors import safe_open
+
+    with safe_open(folder / "model.safetensors", framework="np") as file:
+        return sum(int(np.prod(file.get_slice(name).get_shape())) for name in file.keys())  # noqa: SIM118
+
+
+def verdict(row: dict[str, Any]) -> str:
+    """Whether the row reached what it must."""
+    reached = []
+    if row["unigram"] is not None:
+        vocabulary = next(name for name in row["losses"] if row["below"].get(name) is not None)
+        reached.append(row["below"][vocabulary] >= LEARNED)
+    for name, value in row["measures"].items():
+        reached.append(value >= (DETECTED if name.endswith("roc-auc") else ORDERED))
+    return "yes" if all(reached) else "NO"
+
+
+def show(rows: dict[str, dict[str, Any]]) -> None:
+    """The table, as it is printed in BENCHMARKS.md."""
+    print("| recipe | parameters | steps | tokens | held-out losses | word frequencies | measures |")
+    print("|---|---:|---:|---:|---|---:|---|")
+    for name, row in rows.items():
+        losses = ", ".join(f"{part} {value:.3f}" for part, value in row["losses"].items())
+        measures = ", ".join(f"{part} {value:.3f}" for part, value in row["measures"].items())
+        unigram = "" if row["unigram"] is None else f"{row['unigram']:.3f}"
+        print(
+            f"| {name} | {row['parameters'] / 1e6:.2f} M | {row['steps']:,} | {row['tokens'] / 1e6:.2f} M "
+            f"| {losses} | {unigram} | {measures} |"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--minutes", type=float, default=3.0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--recipes", nargs="+", help="only these")
+    options = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
+
+    from polyseme.training.recipes import recipes
+
+    study = Study(options)
+    rows = {}
+    for name in options.recipes or recipes():
+        rows[name] = study.row(name)
+        print(f"{name}: {rows[name]}", flush=True)
+    print(f"\n{date.today()}, {platform.machine()}, {options.threads} threads, torch {version('torch')}, "
+          f"size {SIZE}, {options.minutes:g} minutes a row\n")  # fmt: skip
+    show(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -16,6 +16,7 @@ from polyseme.checkpoints.saving import save
 from polyseme.embedding.embedder import Embedder
 from polyseme.errors import CheckpointError, DataError
 from polyseme.evaluation.perplexity import perplexity
+from polyseme.inspection.model import show_model
 from polyseme.models.batch import Batch
 from polyseme.models.transformer.building import build
 from polyseme.models.transformer.config import TransformerConfig
@@ -276,3 +277,14 @@ def millions(name: str, size: str, vocab_size: int) -> float:
     with torch.device("meta"):
         modules = (build(config), Seq2SeqLMHead(config))
     return sum(parameter.numel() for module in modules for parameter in module.parameters()) / 1e6
+
+
+def test_a_summary_tells_both_stacks_apart(t5: Path) -> None:
+    summary = show_model(t5)
+    names = [part.name for part in summary.parts]
+    assert [f"{stack}layers.{number}" for stack in ("", "decoder.") for number in (0, 1)] == [
+        name for name in names if "layers" in name
+    ]
+    assert "decoder.layers.{n}.cross_attention.query.weight" in [one.name for one in summary.matrices]
+    tensors = sum(parameter.numel() for parameter in load(t5).backbone.parameters())
+    assert summary.parameters == tensors

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from corpora import write_text
 
+from polyseme.errors import SettingsError
 from polyseme.objectives.rows import Rows, lay_out
 from polyseme.objectives.sequences import Ends
 from polyseme.objectives.span_corruption import SpanCorruptionSettings, SpanHiding, cut_evenly
@@ -205,7 +206,7 @@ def test_every_token_of_the_store_is_in_one_row(store: Store) -> None:
 
 def test_more_spans_than_sentinels_are_refused(store: Store) -> None:
     hide = SpanHiding(SpanCorruptionSettings(), T5, store.tokenizer.sentinel_ids[:2])
-    with pytest.raises(ValueError, match="rows of 128 tokens have 7 hidden spans, and the tokenizer has 2"):
+    with pytest.raises(SettingsError, match="rows of 128 tokens have 7 hidden spans, and the tokenizer has"):
         hide.plan(store, np.arange(store.num_documents), length=128, seed=0, epoch=0)
 
 

@@ -45,7 +45,8 @@ def tokenized(
     for source, document in _sided(read_documents([file], settings.text)):
         if source is not None and not pairs:
             raise SettingsError(
-                "format pairs has two texts a line; the perplexity of this model reads one, so choose lines"
+                "format pairs has two texts a line; perplexity reads one, so choose lines, or a model that "
+                "writes one text from another"
             )
         text = _tokenized(document, tokenizer, cutter, most=left)
         if source is not None:

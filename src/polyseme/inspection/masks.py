@@ -97,6 +97,11 @@ def show_masks(
     rows = lay_out(opened, table, numbers, length=length, progress=progress)
     arrays = objective.corruption(rows, RowGenerator(numbers, seed, "corruption", 0))
 
+    if "decoder_input_ids" in arrays:
+        raise SettingsError(
+            f"{recipe} has no masks to show: what is hidden is written by a decoder, and what is read has "
+            "other tokens in its place"
+        )
     if "mask" not in opened.tokenizer.special_tokens or "predicted" not in arrays:
         raise SettingsError(
             f"{recipe} hides no tokens; its objective predicts what stands in the text itself"

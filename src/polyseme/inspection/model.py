@@ -63,7 +63,9 @@ def show_model(model: str | Path) -> ModelSummary:
         part = _part(name)
         parts[part] = parts.get(part, 0) + tensor.numel()
         if tensor.dim() > 1:
-            places.setdefault(re.sub(r"^layers\.\d+\.", "layers.{n}.", name), []).append(tensor)
+            places.setdefault(re.sub(r"^(decoder\.)?layers\.\d+\.", r"\1layers.{n}.", name), []).append(
+                tensor
+            )
     matrices = []
     for place, same in places.items():
         deviations = [float(tensor.detach().float().std()) for tensor in same]
@@ -88,6 +90,7 @@ def show_model(model: str | Path) -> ModelSummary:
 
 
 def _part(name: str) -> str:
-    """«layers.3» of layers.3.attention.query.weight; «embeddings», «pooler» or a head's name otherwise."""
-    pieces = name.split(".")
-    return ".".join(pieces[:2]) if pieces[0] == "layers" else pieces[0]
+    """«layers.3» of layers.3.attention.query.weight, «decoder.layers.3» of a decoder's; «embeddings»,
+    «pooler» or a head's name otherwise."""
+    found = re.match(r"(decoder\.)?layers\.\d+", name)
+    return found.group() if found else name.split(".")[0]

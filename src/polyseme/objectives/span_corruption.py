@@ -14,6 +14,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from polyseme.errors import SettingsError
 from polyseme.models.batch import Batch, Loss, States
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.encoder_decoder import Seq2SeqLMHead
@@ -89,7 +90,7 @@ class SpanHiding:
         raw = self.raw_length(length)
         spans = int(self.settings.counts(np.array([raw]))[1][0])
         if spans > len(self.sentinels):
-            raise ValueError(
+            raise SettingsError(
                 f"rows of {length} tokens have {spans} hidden spans, and the tokenizer has "
                 f"{len(self.sentinels)} sentinels; learn one with more, or take a shorter length"
             )

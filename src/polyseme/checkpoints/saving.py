@@ -38,7 +38,7 @@ def files_of(model: Model) -> dict[str, bytes]:
     files = {"config.json": to_json(_settings(model, format)), "model.safetensors": _weights(model, format)}
     if model.tokenizer is not None:
         files |= model.tokenizer.files(
-            token_type_ids=config.type_vocab_size > 1, max_length=config.max_position_embeddings
+            token_type_ids=config.tells_segments, max_length=config.max_position_embeddings
         )
     files[CARD] = to_json(_card(model))
     if model.card.pooling is not None:

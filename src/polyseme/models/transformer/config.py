@@ -391,6 +391,11 @@ class TransformerConfig(Record, frozen=True):
         return self.dropout if self.embedding.dropout_everywhere else 0.0
 
     @property
+    def tells_segments(self) -> bool:
+        """Whether it matters of which segment a token is."""
+        return self.type_vocab_size > 1 or self.attention.relative.segments
+
+    @property
     def embedding_size(self) -> int:
         """Numbers in one row of the token table."""
         return self.embedding.size or self.hidden_size

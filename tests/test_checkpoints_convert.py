@@ -51,7 +51,7 @@ def test_an_old_pickle_becomes_safetensors_and_the_receipt_says_what_was_left(tm
     assert receipt.unused == ("bert.embeddings.position_ids", "cls.predictions.decoder.weight")
     count = len(tensors) - 2
     assert str(receipt) == (
-        f"bert with masked-lm: {count} tensors read, {count} renamed, 0 cut into several, "
+        f"bert with masked-lm: {count} tensors read, {count} renamed, 0 transposed, 0 cut into several, "
         f"{receipt.parameters:,} parameters; "
         "not needed: bert.embeddings.position_ids, cls.predictions.decoder.weight"
     )

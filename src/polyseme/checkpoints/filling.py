@@ -1,7 +1,7 @@
 """A file's tensors to ours, with every one of them accounted for."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -24,6 +24,12 @@ class Reading:
     """Tensors that hold nothing of their own: the other ends of ties, and buffers."""
     skipped: tuple[str, ...]
     """Tensors of parts that were not asked for."""
+    turned: tuple[str, ...] = ()
+    """Of the tensors that were read, the matrices that are written the other way round."""
+    layout: str = "transformers"
+    """The layout of the folder."""
+    left: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Tensors that hold no weights of the model, by what they are: optimizer slots and the like."""
 
 
 def standard_names(format: Format, stored: Mapping[str, Stored]) -> dict[str, Stored]:
@@ -90,8 +96,16 @@ def read_tensors(
     for name, holding in groups.items():
         tensors |= holding.cut(as_floats(sources[name], dtype), shapes)
     idle = {name for name in rest if name in format.ties or _is_buffer(format, name)}
+    used: dict[str, tuple[str, ...]] = {}
+    turned = []
+    for name, holding in groups.items():
+        for source in sources[name].sources:
+            used[source] = (*used.get(source, ()), *holding.ours)
+            if len(sources[name].shape) == 2 and sources[name].turned != holding.transposed:
+                turned.append(source)
     return tensors, Reading(
-        used={sources[name].name: holding.ours for name, holding in groups.items()},
+        used=used,
+        turned=tuple(turned),
         unused=tuple(sorted(tensor.name for name, tensor in rest.items() if name in idle)),
         skipped=tuple(sorted(tensor.name for name, tensor in rest.items() if name not in idle)),
     )

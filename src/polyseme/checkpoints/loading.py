@@ -1,6 +1,7 @@
 """Model folders into memory: every tensor of the file used, every tensor of the model filled, or an error."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,9 @@ def load(
     return model
 
 
-def heads_in(folder: Path) -> list[str]:
+def heads_in(folder: Path, *, layout: str | None = None, settings: Path | None = None) -> list[str]:
     """The heads that a model folder has weights for."""
-    source = Source(folder)
+    source = Source(folder, layout=layout, settings=settings)
     return [head for head in HEADS if head in source.parts]
 
 
@@ -64,10 +65,16 @@ def read_model(
     labels: Sequence[str] = (),
     pooling: str | None = None,
     dtype: torch.dtype | None = None,
+    layout: str | None = None,
+    settings: Path | None = None,
 ) -> tuple[Model, Reading]:
-    """As `load`, with an account of the tensors; `folder` is one on this machine."""
+    """As `load`, with an account of the tensors; `folder` is one on this machine.
+
+    `layout` says which project's folder it is where several fit, and `settings` names its settings file where
+    that lies elsewhere.
+    """
     dtype = dtype or torch.float32
-    source = Source(folder)
+    source = Source(folder, layout=layout, settings=settings)
     read, drawn = source.choose(heads, fresh)
     config = source.config(pooler="pooler" in {*read, *drawn})
     check_heads(source.format, config, {*read, *drawn})
@@ -92,6 +99,7 @@ def read_model(
         where=source.folder,
         dtype=dtype,
     )
+    reading = replace(reading, layout=source.opened.layout, left=source.opened.left)
 
     if "pooler" in drawn:
         backbone.pooler = _fresh_pooler(config, dtype)
@@ -116,9 +124,9 @@ def _shapes(
         with torch.device("meta"):
             backbone = build(config)
             return backbone, {head: build_head(head, config, classes, reading) for head in heads}
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, OverflowError) as error:  # A number of more than 64 bits is a TypeError.
         raise CheckpointError(
-            f"{source.folder}/config.json asks for sizes that no machine holds: hidden_size "
+            f"{source.opened.where} asks for sizes that no machine holds: hidden_size "
             f"{config.hidden_size}, vocab_size {config.vocab_size}"
         ) from error
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from polyseme.checkpoints.cards import CARD, classifier_settings
 from polyseme.checkpoints.formats import Format, architecture_of, check_heads, config_json, format_of
-from polyseme.checkpoints.model import Model
+from polyseme.checkpoints.model import Card, Model
 from polyseme.checkpoints.rules import Translation
 from polyseme.checkpoints.sentence_transformers import pooling_files
 from polyseme.errors import CheckpointError
@@ -35,12 +35,14 @@ def files_of(model: Model) -> dict[str, bytes]:
     """What `save` writes, by name: for those who put the files in place themselves."""
     format = format_of(model.card.family)
     config = model.backbone.config
-    files = {"config.json": to_json(_settings(model, format)), "model.safetensors": _weights(model, format)}
+    files = {"config.json": to_json(published_settings(model, format))}  # refuses what cannot be said
+    weights = published_weights(model, format)
+    files["model.safetensors"] = safetensors.torch.save(weights, metadata={"format": "pt"})
     if model.tokenizer is not None:
         files |= model.tokenizer.files(
             token_type_ids=config.tells_segments, max_length=config.max_position_embeddings
         )
-    files[CARD] = to_json(_card(model))
+    files[CARD] = to_json(card_of(model))
     if model.card.pooling is not None:
         files |= pooling_files(
             model.card, hidden_size=config.hidden_size, max_positions=config.max_position_embeddings
@@ -48,13 +50,14 @@ def files_of(model: Model) -> dict[str, bytes]:
     return files
 
 
-def _card(model: Model) -> Any:
+def card_of(model: Model) -> Card:
+    """The card as it is written: without classes where no classifier is."""
     if "classification" in model.heads:
         return model.card
     return msgspec.structs.replace(model.card, labels=None, problem=None)
 
 
-def _settings(model: Model, format: Format) -> dict[str, Any]:
+def published_settings(model: Model, format: Format) -> dict[str, Any]:
     """The content of config.json."""
     architecture = architecture_of(format, model.backbone.config, model.heads)
     config = model.backbone.config
@@ -111,8 +114,8 @@ def _special_ids(model: Model, format: Format) -> dict[str, int]:
     }
 
 
-def _weights(model: Model, format: Format) -> bytes:
-    """The bytes of model.safetensors, with the tensors by the family's names."""
+def published_weights(model: Model, format: Format) -> dict[str, Tensor]:
+    """The content of model.safetensors: the tensors by the family's names."""
     tensors: dict[str, Tensor] = dict(model.backbone.state_dict())
     parts = ["backbone", "pooler", "decoder", *model.heads]
     for head, module in model.heads.items():
@@ -120,12 +123,10 @@ def _weights(model: Model, format: Format) -> bytes:
     tensors = {name: _own_rows(name, tensor, model) for name, tensor in tensors.items()}
     rules = {name: ours for part in parts for name, ours in format.rules.get(part, {}).items()}
     rules |= format.more_rules(model.backbone.config)
-    theirs = {
+    return {
         name: holding.join(tensors).detach().cpu().contiguous()
         for name, holding in Translation(rules).groups(tensors).items()
     }
-    content: bytes = safetensors.torch.save(theirs, metadata={"format": "pt"})
-    return content
 
 
 def _own_rows(name: str, tensor: Tensor, model: Model) -> Tensor:

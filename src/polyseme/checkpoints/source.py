@@ -8,11 +8,10 @@ import msgspec
 import torch
 
 from polyseme.checkpoints.filling import parts_in, standard_names
+from polyseme.checkpoints.foreign.opening import open_folder
 from polyseme.checkpoints.formats import format_of, read_config
-from polyseme.checkpoints.json_files import read_object
 from polyseme.checkpoints.model import HEADS, READ_POOLED
 from polyseme.checkpoints.sentence_transformers import transformer_folder
-from polyseme.checkpoints.weights import open_weights
 from polyseme.errors import CheckpointError, SettingsError
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.records import nearest
@@ -23,14 +22,15 @@ _PARTS = (*HEADS, "pooler")
 class Source:
     """A model folder, opened: its settings, and its tensors by the names of its family's rules."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, layout: str | None = None, settings: Path | None = None) -> None:
         self.folder = transformer_folder(folder)
-        self.plain = read_object(self.folder / "config.json")
+        self.opened = open_folder(self.folder, layout=layout, settings=settings)
+        self.plain = self.opened.plain
         family = self.plain.get("model_type")
         if family is None:
             raise CheckpointError(f"{self.folder}/config.json names no model_type; add it, for instance bert")
         self.format = format_of(str(family))
-        self.stored = standard_names(self.format, open_weights(self.folder))
+        self.stored = standard_names(self.format, self.opened.stored)
         self.parts = parts_in(self.format, self.stored)
         if not self._classifies():
             self.parts -= {"classification"}
@@ -69,7 +69,7 @@ class Source:
         return read
 
     def config(self, *, pooler: bool) -> TransformerConfig:
-        where = f"{self.folder}/config.json"
+        where = str(self.opened.where)
         decoder = "decoder" in self.parts
         config = read_config(self.format, self.plain, where=where, pooler=pooler, decoder=decoder)
         if self._untied():

@@ -20,6 +20,15 @@ class Stored(NamedTuple):
     file: Path
     shape: tuple[int, ...]
     read: Callable[[], Tensor]
+    turned: bool = False
+    """Whether `read` turns a matrix that is written the other way round."""
+    made_of: tuple[str, ...] = ()
+    """The tensors of the file that `read` puts together or cuts; empty where it is one of them as it is."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The tensors of the file that this one comes from."""
+        return self.made_of or (self.name,)
 
 
 def open_weights(folder: Path) -> dict[str, Stored]:
@@ -86,7 +95,7 @@ def _reader(file: Any, path: Path, name: str) -> Callable[[], Tensor]:
     return read
 
 
-def _open_torch(path: Path) -> dict[str, Stored]:
+def open_torch(path: Path) -> dict[str, Stored]:
     def stored(name: str, tensor: Tensor) -> Stored:
         return Stored(name, path, tuple(tensor.shape), lambda: tensor)
 
@@ -95,7 +104,7 @@ def _open_torch(path: Path) -> dict[str, Stored]:
 
 READERS: dict[str, Callable[[Path], dict[str, Stored]]] = {
     "model.safetensors": _open_safetensors,
-    "pytorch_model.bin": _open_torch,
+    "pytorch_model.bin": open_torch,
 }
 """The files that hold weights, the safest first; each may also stand as shards with an index."""
 

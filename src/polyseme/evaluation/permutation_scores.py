@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from polyseme.embedding.batching import batches_by_length, pad
 from polyseme.evaluation.scoring import SCORES, Floats, Scorer
 from polyseme.evaluation.tokenized import TokenizedText
 from polyseme.models.batch import Batch
+from polyseme.models.batching import batches_by_length, pad
 from polyseme.models.transformer.streams import ask
 
 

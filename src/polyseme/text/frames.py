@@ -56,7 +56,7 @@ class Frame(NamedTuple):
         return np.concatenate([self.before, ids, self.after]).astype(np.int32)
 
     def segments(self, length: int) -> Int32s | None:
-        """The segment of each of the `length` tokens of one text in its frame; None where all are of segment 0.
+        """The segment of each of `length` tokens, one text in its frame; None where all are of segment 0.
 
         Only XLNet tells its last token from the text before it.
         """

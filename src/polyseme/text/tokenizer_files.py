@@ -68,6 +68,9 @@ def write_tokenizer(
 ) -> dict[str, bytes]:
     """The files of a tokenizer's folder, by name, such that transformers makes the same ids."""
     tokens = {ROLES[role][0][0]: token for role, token in roles.items()}
+    if "separator" in roles and roles.get("first", roles["separator"]) == roles["separator"]:
+        # Where nothing of its own begins a text, what ends it is what a model writes at last.
+        tokens["eos_token"] = roles["separator"]
     inputs = ["input_ids", "token_type_ids", "attention_mask"]
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -158,7 +161,7 @@ def _tokens_of(model: Mapping[str, Any]) -> set[str]:
 
 def _bert_vocabulary(path: Path, settings: dict[str, Any]) -> tuple[Definition, dict[str, str]]:
     """A `vocab.txt`, one token a line; lower case unless the settings beside it say otherwise."""
-    vocabulary = _numbered(_lines(path), path)
+    vocabulary = _numbered(_without_numbers(_lines(path)), path)
     roles = _roles(settings, set(vocabulary), path)
     missing = [role for role in ROLES if role not in roles]
     if missing:
@@ -266,6 +269,12 @@ def _numbered(lines: Sequence[str], path: Path) -> dict[str, int]:
     if not vocabulary:
         raise CheckpointError(f"{path} is empty; a vocabulary has one token a line")
     return vocabulary
+
+
+def _without_numbers(lines: list[str]) -> list[str]:
+    """The tokens of lines that end in a tab and their own number, as ERNIE's vocabulary writes them."""
+    numbered = all(line.endswith(f"\t{index}") for index, line in enumerate(lines))
+    return [line.rpartition("\t")[0] for line in lines] if numbered else lines
 
 
 def _lines(path: Path) -> list[str]:

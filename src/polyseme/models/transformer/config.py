@@ -344,8 +344,7 @@ class TransformerConfig(Record, frozen=True):
             )
 
     def _refuse_wrong_clusters(self) -> None:
-        adaptive = self.embedding.adaptive
-        if not adaptive.cutoffs:
+        if not (adaptive := self.embedding.adaptive).cutoffs:
             return
         if adaptive.cutoffs[-1] >= self.vocab_size:
             raise ValueError(

@@ -1,0 +1,1 @@
+"""Files of other frameworks, read as tensors by name without the framework."""

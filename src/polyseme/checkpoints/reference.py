@@ -1,0 +1,71 @@
+"""Our states beside those of transformers, where it happens to be installed, as proof of a conversion."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from polyseme.checkpoints.model import Model
+from polyseme.models.batch import Batch
+
+_ROWS, _LENGTH = 3, 24
+_SEED = 0
+
+
+def compared_with_transformers(model: Model, folder: Path) -> str:
+    """The largest difference of the last states on random rows, or why there is none to tell.
+
+    `folder` is one in transformers' layout. What transformers says while it loads is kept from the screen.
+    """
+    try:
+        import transformers
+    except ImportError:
+        return "outputs not compared: transformers is not installed"
+    batch = _rows(model)
+    with _quiet(transformers), torch.inference_mode():
+        try:
+            theirs = transformers.AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+            inputs = {"input_ids": batch.input_ids}
+            if batch.token_type_ids is not None:
+                inputs["token_type_ids"] = batch.token_type_ids
+            expected = theirs(**inputs)
+        except (ValueError, KeyError, ImportError) as error:
+            first = (str(error) or type(error).__name__).splitlines()[0][:120]
+            return f"outputs not compared: transformers {transformers.__version__} does not run it ({first})"
+        states = model.backbone(batch).last.float()  # [rows, length, hidden_size]
+    last = expected.last_hidden_state
+    return (
+        f"largest difference from transformers {transformers.__version__}: "
+        f"{(states - last).abs().max().item():.1e} where the states reach {last.abs().max().item():.2f}"
+    )
+
+
+def _rows(model: Model) -> Batch:
+    """Random ids, all of them real."""
+    config = model.backbone.config
+    generator = torch.Generator().manual_seed(_SEED)
+    shape = (_ROWS, min(_LENGTH, config.max_position_embeddings))
+
+    def below(limit: int) -> torch.Tensor:
+        return torch.randint(limit, shape, generator=generator)
+
+    return Batch(
+        input_ids=below(config.vocab_size),
+        token_type_ids=below(config.type_vocab_size) if config.type_vocab_size else None,
+    )
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Keep what transformers says while it loads from the screen."""
+    level, bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        if bars:
+            transformers.logging.enable_progress_bar()

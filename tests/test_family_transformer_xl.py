@@ -14,7 +14,9 @@ from safetensors.torch import load_file, save_file
 from polyseme.checkpoints.loading import load
 from polyseme.checkpoints.model import Card, Model
 from polyseme.checkpoints.saving import files_of, save
+from polyseme.embedding.embedder import Embedder
 from polyseme.errors import CheckpointError
+from polyseme.evaluation.perplexity import perplexity
 from polyseme.models.adaptive import AdaptiveLMHead
 from polyseme.models.batch import Batch
 from polyseme.models.heads import ClassificationHead
@@ -27,6 +29,8 @@ from polyseme.models.transformer.config import (
 )
 from polyseme.models.transformer.memory import Memory, read_on
 from polyseme.models.transformer.model import Transformer
+from polyseme.tasks.finetuning import finetune
+from polyseme.text.learning import LearningSettings, learn
 
 assert one_thread  # a fixture, used by every test here
 CASES = ("plain", "slices", "tables", "shared", "short")
@@ -247,3 +251,83 @@ def test_a_classifier_reads_the_last_token_and_keeps_its_scores(tmp_path: Path) 
     assert json.loads((tmp_path / "model/config.json").read_text())["architectures"] == [
         "TransfoXLForSequenceClassification"
     ]
+
+
+TEXT = "酒店的房间很大。\n服务不好！\n\n我们在这个地方工作，他们学习法律，还有许多别的事情。\n\n好\n"
+
+
+def own_folder(folder: Path, **relative: Any) -> Path:
+    """A model of our own with a tokenizer of single characters, and clusters."""
+    settings = LearningSettings(
+        kind="characters", vocab_size=60, min_count=1, lowercase=False, frame="end", padding_token="",
+        unknown_token="<unk>", first_token="", separator_token="<eos>", mask_token="",
+    )  # fmt: skip
+    tokenizer = learn([TEXT], settings)
+    adaptive = AdaptiveChoices(cutoffs=(9, 20), divisor=2)
+    config = small(
+        vocab_size=tokenizer.vocab_size,
+        embedding=EmbeddingChoices(norm=False, scaled=True, adaptive=adaptive),
+        attention=AttentionChoices(causal=True, relative=RelativeChoices(**{"memory": 64, **relative})),
+        padding_id=tokenizer.filling_id,
+        max_position_embeddings=32,
+    )
+    backbone, head = Transformer(config), AdaptiveLMHead(config)
+    redraw(backbone, 3)
+    redraw(head, 4)
+    save(Model(backbone, Card(family="transfo-xl"), {"adaptive-lm": head}, tokenizer), folder / "model")
+    return folder / "model"
+
+
+def test_perplexity_with_memory_is_that_of_one_long_segment(tmp_path: Path) -> None:
+    folder = own_folder(tmp_path)
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    model = load(folder, heads=["adaptive-lm"])
+    assert model.tokenizer is not None
+    total = 0.0
+    for document in TEXT.split("\n\n"):
+        ids = [i for line in document.splitlines() for i in model.tokenizer.encode(line).ids.tolist()]
+        stream = torch.tensor([[model.tokenizer.separator_id, *ids]])
+        with torch.no_grad():
+            logs = model.heads["adaptive-lm"](
+                model.backbone(Batch(stream[:, :-1])).last[0], model.backbone.embeddings.tokens
+            )
+        total -= float(logs[torch.arange(len(ids)), stream[0, 1:]].sum())
+    for options in ({}, {"max_length": 4}, {"max_length": 7, "batch_tokens": 7}):
+        found = perplexity(tmp_path / "text.txt", model=folder, words="characters", threads=1, **options)
+        assert found.kind == "perplexity"
+        assert found.tokens == sum(len(d.replace("\n", "")) for d in TEXT.split("\n\n"))
+        assert abs(found.nats - total) < 1e-5 * total
+
+
+def test_a_start_of_zeros_is_seen_and_changes_the_figure(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    figures = [
+        perplexity(
+            tmp_path / "text.txt", model=own_folder(tmp_path / start, start=start), words="characters",
+            threads=1, max_length=8,
+        ).nats
+        for start in ("empty", "zeros")
+    ]  # fmt: skip
+    assert abs(figures[0] - figures[1]) > 0.01
+
+
+def test_vectors_are_the_states_and_a_classifier_is_fine_tuned(tmp_path: Path) -> None:
+    folder = own_folder(tmp_path)
+    embedder = Embedder.load(folder, pooling="last")
+    texts = ["酒店的房间很大。", "好"]
+    model = load(folder)
+    assert model.tokenizer is not None
+    for text, vector in zip(texts, embedder.sentences(texts), strict=True):
+        ids = torch.from_numpy(model.tokenizer.framed(model.tokenizer.encode(text).ids).astype(np.int64))
+        assert int(ids[-1]) == model.tokenizer.separator_id
+        with torch.no_grad():
+            assert np.abs(vector - model.backbone(Batch(ids[None])).last[0, -1].numpy()).max() <= 1e-5
+    lines = "".join(f"{i % 2}\t{['房间很大', '服务不好'][i % 2]}\n" for i in range(24))
+    (tmp_path / "train.tsv").write_text("label\ttext_a\n" + lines, encoding="utf-8")
+    finetune(
+        "classification", train=tmp_path / "train.tsv", dev=tmp_path / "train.tsv", model=folder,
+        out=tmp_path / "classifier", epochs=1, threads=1,
+    )  # fmt: skip
+    head = load(tmp_path / "classifier", heads=["classification"]).heads["classification"]
+    assert isinstance(head, ClassificationHead)
+    assert head.pooling == "last"

@@ -1,5 +1,6 @@
 """XLNet: the numbers of transformers, both streams of them, with memory and with padding on either side."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,15 @@ from torch import Tensor
 from polyseme.checkpoints.loading import heads_in, load
 from polyseme.checkpoints.model import Model
 from polyseme.checkpoints.saving import files_of, save
+from polyseme.embedding.embedder import Embedder
 from polyseme.errors import CheckpointError
+from polyseme.evaluation.perplexity import perplexity
 from polyseme.models.batch import Batch
 from polyseme.models.transformer.config import AttentionChoices, RelativeChoices, TransformerConfig
 from polyseme.models.transformer.memory import read_on
 from polyseme.models.transformer.streams import ask
+from polyseme.tasks.finetuning import finetune
+from polyseme.text.learning import LearningSettings, learn
 
 transformers = pytest.importorskip("transformers")
 
@@ -253,3 +258,98 @@ def test_choices_that_do_not_go_together_are_refused(changes: dict[str, Any], me
     }
     with pytest.raises(ValueError, match=message):
         TransformerConfig(**plain | changes)
+
+
+def own_folder(folder: Path, heads: list[str], **changes: Any) -> Path:
+    """A model of our own with a tokenizer of single characters, in XLNet's frame."""
+    settings = LearningSettings(
+        kind="unigram", vocab_size=120, min_count=1, words="characters", lowercase=False, frame="behind",
+        padding_token="<pad>", unknown_token="<unk>", first_token="<cls>", separator_token="<sep>",
+        mask_token="<mask>",
+    )  # fmt: skip
+    tokenizer = learn([TEXT, "酒店房间服务差脏慢贵赞"], settings)
+    theirs = foreign(
+        "XLNetLMHeadModel", 3, vocab_size=tokenizer.vocab_size, d_model=16, n_layer=2, n_head=2, d_inner=24,
+        pad_token_id=0, **changes,
+    )  # fmt: skip
+    theirs.save_pretrained(folder / "theirs")
+    model = load(folder / "theirs", heads=heads)
+    model.tokenizer = tokenizer
+    save(model, folder / "model")
+    return folder / "model"
+
+
+TEXT = "酒店的房间很大。\n服务不好！\n\n我们在这个地方工作，他们学习法律，还有许多别的事情。\n\n好\n"
+
+
+def test_vectors_tell_the_last_token_of_a_text_as_a_segment_of_its_own(tmp_path: Path) -> None:
+    folder = own_folder(tmp_path, [])
+    embedder = Embedder.load(folder, pooling="last", layers="-1")
+    tokenizer = embedder.tokenizer
+    texts = ["酒店的房间很大。", "好"]
+    vectors = embedder.sentences(texts)
+    theirs = transformers.XLNetModel.from_pretrained(folder).eval()
+    for text, vector in zip(texts, vectors, strict=True):
+        ids = [*tokenizer.encode(text).ids, tokenizer.separator_id, tokenizer.first_id]
+        types = [0] * (len(ids) - 1) + [2]
+        with torch.no_grad():
+            states = theirs(torch.tensor([ids]), token_type_ids=torch.tensor([types])).last_hidden_state
+        assert np.abs(vector - states[0, -1].numpy()).max() <= 1e-5
+    assert [len(piece.texts) for piece in embedder.tokens(texts)] == [8, 1]
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    assert "token_type_ids" in settings["model_input_names"]
+
+
+def test_perplexity_is_that_of_reading_from_left_to_right(tmp_path: Path) -> None:
+    folder = own_folder(tmp_path, ["permutation-lm"])
+    (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
+    found = perplexity(tmp_path / "text.txt", model=folder, words="characters", threads=1)
+    model = load(folder, heads=["permutation-lm"])
+    theirs = transformers.XLNetLMHeadModel.from_pretrained(folder).eval()
+    assert model.tokenizer is not None
+    total, first, by_them = 0.0, 0.0, 0.0
+    for document in TEXT.split("\n\n"):
+        ids = [i for line in document.splitlines() for i in model.tokenizer.encode(line).ids.tolist()]
+        for place, label in enumerate(ids):
+            # The row ends with what is asked: nothing later is there to be seen.
+            row = torch.tensor([[*ids[:place], 0]])
+            length = place + 1
+            batch = Batch(row, order=torch.arange(length)[None])
+            with torch.no_grad():
+                query, _, _ = ask(model.backbone, batch, torch.tensor([[place]]))
+                table = model.backbone.embeddings.tokens.weight
+                cost = -float(model.heads["permutation-lm"](query.last[0], table).log_softmax(-1)[0, label])
+                total += cost
+                first += cost * (place == 0)
+                if place:  # The reference looks everywhere where nothing may be seen.
+                    later = torch.ones(length, length).triu()
+                    mapping = torch.zeros(1, 1, length)
+                    mapping[0, 0, place] = 1
+                    said = theirs(row, perm_mask=later[None], target_mapping=mapping).logits
+                    by_them -= float(said[0, 0].log_softmax(-1)[label])
+    assert found.kind == "perplexity"
+    assert found.tokens == sum(len(d.replace("\n", "")) for d in TEXT.split("\n\n"))
+    assert abs(found.nats - total) < 1e-4 * total
+    assert abs(total - first - by_them) < 1e-4 * total
+    short = perplexity(tmp_path / "text.txt", model=folder, words="characters", threads=1, max_length=6)
+    assert short.tokens == found.tokens
+
+
+def test_fine_tuning_a_classifier_writes_a_folder_that_transformers_reads(tmp_path: Path) -> None:
+    folder = own_folder(tmp_path, ["permutation-lm"])
+    lines = "".join(f"{i % 2}\t{['房间很大', '服务不好'][i % 2]}\n" for i in range(24))
+    (tmp_path / "train.tsv").write_text("label\ttext_a\n" + lines, encoding="utf-8")
+    finetune(
+        "classification", train=tmp_path / "train.tsv", dev=tmp_path / "train.tsv", model=folder,
+        out=tmp_path / "classifier", epochs=1, threads=1,
+    )  # fmt: skip
+    model = load(tmp_path / "classifier", heads=["classification"])
+    theirs = read_back("XLNetForSequenceClassification", tmp_path / "classifier")
+    assert model.tokenizer is not None
+    ids, types = model.tokenizer.framed(model.tokenizer.encode("房间很大").ids), [0, 0, 0, 0, 0, 2]
+    inputs = torch.from_numpy(ids.astype(np.int64))[None], torch.tensor([types])
+    with torch.no_grad():
+        scores = model.heads["classification"](
+            model.backbone(Batch(inputs[0], token_type_ids=inputs[1])), None
+        )
+        assert_close(scores, theirs(inputs[0], token_type_ids=inputs[1]).logits)

@@ -40,7 +40,7 @@ def files_of(model: Model) -> dict[str, bytes]:
     files["model.safetensors"] = safetensors.torch.save(weights, metadata={"format": "pt"})
     if model.tokenizer is not None:
         files |= model.tokenizer.files(
-            token_type_ids=config.type_vocab_size > 1, max_length=config.max_position_embeddings
+            token_type_ids=config.tells_segments, max_length=config.max_position_embeddings
         )
     files[CARD] = to_json(card_of(model))
     if model.card.pooling is not None:

@@ -208,14 +208,24 @@ class Embedder:
             own = np.zeros_like(real)
             for place, number in enumerate(numbers):
                 own[place, rows[number].own] = True
-            states, pooled = self._states(matrix, real)
+            states, pooled = self._states(matrix, real, self._segments([rows[n] for n in numbers]))
             yield numbers, states, torch.from_numpy(own).to(self.device), pooled
 
+    def _segments(self, rows: Sequence[_Row]) -> Tensor | None:
+        """Of which segment each token is, where the model's tokenizer tells that of single texts."""
+        kinds = [self.tokenizer.frame.segments(len(row.input_ids)) for row in rows]
+        told = [kind for kind in kinds if kind is not None]
+        if not told or not self._config.tells_segments:
+            return None
+        return torch.from_numpy(pad(told, padding=0, most=self._config.max_position_embeddings)[0])
+
     @torch.inference_mode()
-    def _states(self, matrix: NDArray[np.int64], real: NDArray[np.bool_]) -> tuple[Tensor, Tensor | None]:
+    def _states(
+        self, matrix: NDArray[np.int64], real: NDArray[np.bool_], segments: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         """The states of the chosen layers, joined or averaged: `[rows, length, token_width]`."""
         mask = None if real.all() else torch.from_numpy(real)
-        batch = Batch(input_ids=torch.from_numpy(matrix), attention_mask=mask).to(self.device)
+        batch = Batch(torch.from_numpy(matrix), attention_mask=mask, token_type_ids=segments).to(self.device)
         only_last = self._numbers == (self._config.num_layers,)
         bf16 = self.precision == "bf16"
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):

@@ -13,7 +13,9 @@ from polyseme.devices import usable_cores
 from polyseme.errors import CheckpointError
 from polyseme.evaluation.causal_scores import CausalScorer
 from polyseme.evaluation.masked_scores import MaskedScorer
+from polyseme.evaluation.permutation_scores import PermutationScorer
 from polyseme.evaluation.scoring import Scorer
+from polyseme.evaluation.segment_scores import SegmentScorer
 from polyseme.evaluation.settings import PerplexitySettings
 from polyseme.evaluation.tokenized import TokenizedText, tokenized
 from polyseme.evaluation.written_scores import SpanScorer
@@ -23,6 +25,8 @@ SCORERS: dict[str, type[Scorer]] = {
     "masked-lm": MaskedScorer,
     "causal-lm": CausalScorer,
     "seq2seq-lm": SpanScorer,
+    "permutation-lm": PermutationScorer,
+    "adaptive-lm": SegmentScorer,
 }
 """By the head that predicts the tokens; of several in a model the first here is asked."""
 

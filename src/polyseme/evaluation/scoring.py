@@ -19,7 +19,7 @@ from polyseme.models.batch import Batch
 
 Floats = npt.NDArray[np.float64]
 
-_SCORES = 1 << 24
+SCORES = 1 << 24
 """Scores of tokens that are held at once: 64 MB of them."""
 
 
@@ -80,7 +80,7 @@ class Scorer(ABC):
             asked = (states.last if written is None else states.decoded).flatten(0, 1)
             hidden = asked.index_select(0, torch.from_numpy(places).to(self.device))  # [places, hidden_size]
             table: Tensor = self.backbone.embeddings.tokens.weight
-            rows = max(1, _SCORES // len(table))
+            rows = max(1, SCORES // len(table))
             pieces = zip(torch.split(hidden, rows), torch.split(labels, rows), strict=True)
             parts = [self._cost(some, ids, table) for some, ids in pieces]
         costs: Floats = torch.cat(parts).double().cpu().numpy()

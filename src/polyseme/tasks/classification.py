@@ -85,11 +85,11 @@ class Classification:
             first, second = tokenizer.encode_batch([example.text, example.pair])
             return [_pair_row(first, second, label, tokenizer, max_length)]
         (ids,) = tokenizer.encode_batch([example.text])
-        size, wrap = max_length - tokenizer.frame.size, tokenizer.framed
+        size = max_length - tokenizer.frame.size
         if self.settings.long_texts == "windows":
             cut = windows(len(ids), size=size, overlap=size // 4)
-            return [Row(wrap(ids[window.start : window.stop]), label=label) for window in cut]
-        return [Row(wrap(ids[:size]), label=label, cut=max(len(ids) - size, 0))]
+            return [_row(ids[window.start : window.stop], label, tokenizer) for window in cut]
+        return [_row(ids[:size], label, tokenizer, cut=max(len(ids) - size, 0))]
 
     def pooling(self, config: TransformerConfig, poolings: Iterable[str]) -> str:
         """The chosen pooling, or the folder's first; one that the folder cannot say is refused."""
@@ -227,6 +227,11 @@ def _given_and_true(
     answers: Sequence[Labelling], examples: Sequence[LabelledText]
 ) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
     return [answer.labels for answer in answers], [example.labels or () for example in examples]
+
+
+def _row(ids: NDArray[np.int32], label: NDArray[Any] | None, tokenizer: Tokenizer, *, cut: int = 0) -> Row:
+    row = tokenizer.framed(ids)
+    return Row(row, tokenizer.frame.segments(len(row)), label, cut)
 
 
 def _pair_row(

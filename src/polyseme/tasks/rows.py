@@ -22,7 +22,7 @@ def collate(rows: Sequence[Row], *, padding: int, config: TransformerConfig) -> 
     most = config.max_position_embeddings
     matrix, real = pad([row.input_ids for row in rows], padding=padding, most=most)
     types = None
-    if config.type_vocab_size > 1 and any(row.token_type_ids is not None for row in rows):
+    if config.tells_segments and any(row.token_type_ids is not None for row in rows):
         kinds = [_zeros(row) if row.token_type_ids is None else row.token_type_ids for row in rows]
         types = torch.from_numpy(pad(kinds, padding=0, most=most)[0])
     labels = [row.label for row in rows if row.label is not None]

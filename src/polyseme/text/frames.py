@@ -38,6 +38,8 @@ class Frame(NamedTuple):
     types: tuple[tuple[int, ...], int, int, tuple[int, ...]]
     """Segments of a pair: of what stands before, of the first text with what stands between, of the second
     text, and of what stands after."""
+    single_types: tuple[tuple[int, ...], int, tuple[int, ...]] = ((), 0, ())
+    """Segments of one text: of what stands before, of the text, and of what stands after."""
 
     @property
     def size(self) -> int:
@@ -52,6 +54,17 @@ class Frame(NamedTuple):
     def single(self, ids: Int32s) -> Int32s:
         """The ids of a text inside its frame."""
         return np.concatenate([self.before, ids, self.after]).astype(np.int32)
+
+    def segments(self, length: int) -> Int32s | None:
+        """The segment of each of `length` tokens, one text in its frame; None where all are of segment 0.
+
+        Only XLNet tells its last token from the text before it.
+        """
+        before, own, after = self.single_types
+        if not any((*before, own, *after)):
+            return None
+        inside = np.full(length - len(before) - len(after), own)
+        return np.concatenate([before, inside, after]).astype(np.int32)
 
     def pair(self, first: Int32s, second: Int32s) -> tuple[Int32s, Int32s]:
         """The ids of a pair inside its frame, and the segment of each."""
@@ -80,6 +93,8 @@ def frame_of(pipeline: tokenizers.Tokenizer) -> Frame:
     of_first = [place for place, row in enumerate(rows) if row[2] == 0]
     of_second = [place for place, row in enumerate(rows) if row[2] == 1]
     before, after = rows[: of_first[0]], rows[of_second[-1] + 1 :]
+    alone = pipeline.encode(probe, add_special_tokens=True)
+    inside = [place for place, sequence in enumerate(alone.sequence_ids) if sequence == 0]
     return Frame(
         before=tuple(row[0] for row in before),
         between=tuple(row[0] for row in rows[of_first[-1] + 1 : of_second[0]]),
@@ -89,6 +104,11 @@ def frame_of(pipeline: tokenizers.Tokenizer) -> Frame:
             rows[of_first[0]][1],
             rows[of_second[0]][1],
             tuple(row[1] for row in after),
+        ),
+        single_types=(
+            tuple(alone.type_ids[: inside[0]]),
+            alone.type_ids[inside[0]],
+            tuple(alone.type_ids[inside[-1] + 1 :]),
         ),
     )
 

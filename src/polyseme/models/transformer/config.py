@@ -344,8 +344,7 @@ class TransformerConfig(Record, frozen=True):
             )
 
     def _refuse_wrong_clusters(self) -> None:
-        adaptive = self.embedding.adaptive
-        if not adaptive.cutoffs:
+        if not (adaptive := self.embedding.adaptive).cutoffs:
             return
         if adaptive.cutoffs[-1] >= self.vocab_size:
             raise ValueError(
@@ -389,6 +388,11 @@ class TransformerConfig(Record, frozen=True):
     def inner_dropout(self) -> float:
         """Share of the numbers dropped inside the feed-forward part and from the last states."""
         return self.dropout if self.embedding.dropout_everywhere else 0.0
+
+    @property
+    def tells_segments(self) -> bool:
+        """Whether it matters of which segment a token is."""
+        return self.type_vocab_size > 1 or self.attention.relative.segments
 
     @property
     def embedding_size(self) -> int:

@@ -139,7 +139,9 @@ def write_vectors(texts: list[str], path: Path, *, most: int = 8000, size: int =
         basis = information @ np.linalg.qr(basis)[0]
     left, values, _ = np.linalg.svd(basis, full_matrices=False)
     vectors = left[:, :size] * np.sqrt(values[:size])
-    rows = (f"{word} " + " ".join(f"{v:.4f}" for v in vector) for word, vector in zip(words, vectors, strict=True))
+    rows = (
+        f"{word} " + " ".join(f"{v:.4f}" for v in vector) for word, vector in zip(words, vectors, strict=True)
+    )
     path.write_text(f"{len(words)} {size}\n" + "\n".join(rows) + "\n", encoding="utf-8")
 
 

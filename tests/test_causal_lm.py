@@ -10,6 +10,8 @@ import torch
 from corpora import small_store, write_text
 
 from polyseme.checkpoints.loading import load
+from polyseme.errors import SettingsError
+from polyseme.inspection.masks import show_masks
 from polyseme.models.batch import IGNORED, Batch
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Transformer
@@ -214,3 +216,10 @@ def test_a_recipe_runs_and_goes_on_from_its_model(name: str, tmp_path: Path) -> 
     with torch.no_grad():
         ours = again.backbone(Batch(ids)).last @ again.backbone.embeddings.tokens.weight.t()
         torch.testing.assert_close(ours, theirs(ids).logits, atol=1e-4, rtol=0)
+
+
+def test_an_objective_that_hides_nothing_has_no_masks_to_show(store: Store) -> None:
+    with pytest.raises(
+        SettingsError, match="gpt2 hides no tokens; its objective predicts what stands in the"
+    ):
+        show_masks(store.folder, recipe="gpt2")

@@ -17,7 +17,7 @@ from polyseme.checkpoints.formats import (
 )
 from polyseme.checkpoints.loading import build_head
 from polyseme.checkpoints.model import HEADS
-from polyseme.checkpoints.rules import Holding, Translation, Transposed
+from polyseme.checkpoints.rules import Folded, Holding, Translation, Transposed
 from polyseme.errors import CheckpointError
 from polyseme.models.transformer.building import build
 from polyseme.models.transformer.config import TransformerConfig
@@ -210,3 +210,43 @@ def test_the_tables_are_read_without_torch() -> None:
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_folded_tensor_has_the_dimensions_of_another_one_of_ours() -> None:
+    table = Translation(
+        {
+            "layer.{n}.q": Folded(Transposed("layers.{n}.query.weight"), like="layers.{n}.bias"),
+            "layer.{n}.o": Folded("layers.{n}.output.weight", like="layers.{n}.bias"),
+            "layer.{n}.b": "layers.{n}.bias",
+        }
+    )
+    tensors = {
+        "layers.7.query.weight": torch.arange(30.0).view(6, 5),
+        "layers.7.output.weight": torch.arange(30.0, 60.0).view(5, 6),
+        "layers.7.bias": torch.zeros(2, 3),
+    }
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    groups = table.groups(tensors)
+    assert {name: holding.shape(shapes) for name, holding in groups.items()} == {
+        "layer.7.q": (5, 2, 3), "layer.7.o": (5, 2, 3), "layer.7.b": (2, 3),
+    }  # fmt: skip
+    theirs = {name: holding.join(tensors) for name, holding in groups.items()}
+    states, heads = torch.randn(4, 5), torch.randn(4, 2, 3)
+    assert torch.allclose(
+        torch.einsum("bd,dhn->bhn", states, theirs["layer.7.q"]).flatten(1),
+        states @ tensors["layers.7.query.weight"].T,
+    )
+    assert torch.allclose(
+        torch.einsum("bhn,dhn->bd", heads, theirs["layer.7.o"]),
+        heads.flatten(1) @ tensors["layers.7.output.weight"].T,
+    )
+    for name, holding in groups.items():
+        for ours, tensor in holding.cut(theirs[name], shapes).items():
+            assert torch.equal(tensor, tensors[ours])
+            assert tensor.is_contiguous()
+
+
+def test_a_foreign_name_may_hold_one_tensor_or_another() -> None:
+    table = Translation({"table.0.weight": "tokens.weight", "table.{n}.": "tables.{n}."})
+    assert table.groups(["tokens.weight"]) == {"table.0.weight": Holding(("tokens.weight",))}
+    assert table.groups(["tables.0.weight"]) == {"table.0.weight": Holding(("tables.0.weight",))}

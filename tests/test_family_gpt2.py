@@ -24,6 +24,8 @@ from polyseme.models.transformer.config import (
     TransformerConfig,
 )
 from polyseme.models.transformer.model import Transformer
+from polyseme.records import from_plain
+from polyseme.training.recipes import read_recipe
 
 transformers = pytest.importorskip("transformers")
 
@@ -237,3 +239,31 @@ def test_fresh_positions_are_drawn_closer_to_zero() -> None:
     assert model.embeddings.tokens.weight.std().item() == pytest.approx(0.02 * deviation, rel=0.02)
     output = model.layers[3].attention.output.weight.std().item()
     assert output == pytest.approx(0.02 * deviation / 4, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "size", "vocab_size", "parameters"),
+    [
+        ("gpt2", "small", 50257, 124_439_808),
+        ("gpt2", "medium", 50257, 354_823_168),
+        ("gpt2", "large", 50257, 774_030_080),
+        ("gpt2", "xl", 50257, 1_557_611_200),
+        ("gpt", "base", 40478, 116_534_784),
+    ],
+)
+def test_the_published_sizes_have_the_published_numbers_of_parameters(
+    recipe: str, size: str, vocab_size: int, parameters: int
+) -> None:
+    chosen = read_recipe(recipe)
+    fields = chosen.model | chosen.sizes[size] | {"vocab_size": vocab_size}
+    config = from_plain(fields, TransformerConfig, where=recipe)
+    assert config.dropout == config.attention_dropout == 0.1
+    with torch.device("meta"):
+        model = Transformer(config)
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+def test_a_network_that_looks_ahead_cannot_be_read_in_steps() -> None:
+    config = TransformerConfig(vocab_size=9, hidden_size=8, num_layers=1, num_heads=1)
+    with pytest.raises(ValueError, match="only a network whose tokens see all that stands before them"):
+        CachedTransformer(Transformer(config))

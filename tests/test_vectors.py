@@ -98,13 +98,3 @@ def test_what_is_no_file_of_vectors_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     (tmp_path / "objects.txt").write_text("a\n", encoding="utf-8")
     refused("is no NumPy matrix", tmp_path / "objects.npy")
-
-
-def test_gensim_s_files_are_read_as_gensim_reads_them(tmp_path: Path) -> None:
-    keyed = pytest.importorskip("gensim.models").KeyedVectors(7)
-    keyed.add_vectors([word.replace(" ", "_") for word in WORDS], VALUES)
-    for is_binary in (True, False):
-        keyed.save_word2vec_format(str(tmp_path / "v"), binary=is_binary)
-        words, vectors = zip(*read_vectors(tmp_path / "v"), strict=True)
-        assert list(words) == keyed.index_to_key
-        assert np.allclose(np.stack(vectors), keyed.vectors, atol=1e-6)

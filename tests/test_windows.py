@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from polyseme.embedding.alignment import check_ranges, cut_ranges, join_words, mean_by_range
-from polyseme.embedding.batching import batches_by_length, pad
 from polyseme.embedding.layers import Layers
 from polyseme.embedding.windows import Window, windows
 from polyseme.errors import DataError, SettingsError
+from polyseme.models.batching import batches_by_length, pad
 from polyseme.text.words import word_cutter
 
 

@@ -89,8 +89,7 @@ def read_tensors(
     _check_shapes(sources, groups, shapes)
     read = {tensor.name for tensor in sources.values()}
     rest = {name: tensor for name, tensor in stored.items() if tensor.name not in read}
-    if parts.intersection(PREDICT_TOKENS):
-        _check_ties(format, rest, sources)
+    _check_ties(format, rest, sources, predicts=bool(parts.intersection(PREDICT_TOKENS)))
     _check_rest(format, rest, parts, where)
 
     tensors: dict[str, Tensor] = {}
@@ -145,9 +144,13 @@ def _check_shapes(
             )
 
 
-def _check_ties(format: Format, rest: Mapping[str, Stored], sources: Mapping[str, Stored]) -> None:
+def _check_ties(
+    format: Format, rest: Mapping[str, Stored], sources: Mapping[str, Stored], *, predicts: bool
+) -> None:
+    """Ties inside the backbone hold always, those of the vocabulary only where tokens are predicted."""
     for name, end in format.ties.items():
-        if name in rest and not torch.equal(rest[name].read(), sources[end].read()):
+        matters = name in rest and end in sources and (predicts or name.startswith(format.prefix))
+        if matters and not torch.equal(rest[name].read(), sources[end].read()):
             raise CheckpointError(
                 f"{rest[name].file}: {rest[name].name} differs from {sources[end].name}; "
                 "polyseme computes both with one tensor"

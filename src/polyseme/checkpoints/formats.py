@@ -27,6 +27,8 @@ FORMATS = {
     "t5": "polyseme.checkpoints.t5:T5",
     "mt5": "polyseme.checkpoints.t5:MT5",
     "transformer": "polyseme.checkpoints.transformer:TRANSFORMER",
+    "transfo-xl": "polyseme.checkpoints.transfo_xl:TRANSFO_XL",
+    "xlnet": "polyseme.checkpoints.xlnet:XLNET",
 }
 """By the `model_type` of config.json."""
 
@@ -85,7 +87,7 @@ class Format:
     write_more: Callable[[TransformerConfig], dict[str, Any]]
     """Further keys of config.json."""
     ties: Mapping[str, str]
-    """Foreign tensors of a head for tokens that must equal another one, where both are stored."""
+    """Foreign tensors that must equal another one, where both are stored."""
     masked_lm_activation: str | None = None
     """The activation inside the masked-lm head where it is always this one, whatever the layers have."""
     special_ids: Mapping[str, str] = field(default_factory=dict)

@@ -20,6 +20,8 @@ FORMAT_VERSION = 1
 HEADS = {
     "masked-lm": "polyseme.models.heads:MaskedLMHead",
     "causal-lm": "polyseme.models.heads:CausalLMHead",
+    "permutation-lm": "polyseme.models.transformer.streams:PermutationLMHead",
+    "adaptive-lm": "polyseme.models.adaptive:AdaptiveLMHead",
     "next-sentence": "polyseme.models.heads:PairHead",
     "sentence-order": "polyseme.models.heads:PairHead",
     "replaced-token": "polyseme.models.heads:ReplacedTokenHead",
@@ -28,7 +30,7 @@ HEADS = {
 }
 """The heads that a folder can hold, by their names in `Model.heads`: import paths of their classes."""
 
-PREDICT_TOKENS = ("masked-lm", "causal-lm", "seq2seq-lm")
+PREDICT_TOKENS = ("masked-lm", "causal-lm", "seq2seq-lm", "permutation-lm", "adaptive-lm")
 """The heads that score the whole vocabulary, with the token table as their matrix."""
 
 READ_POOLED = ("next-sentence", "sentence-order", "classification")

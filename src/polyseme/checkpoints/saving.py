@@ -35,8 +35,9 @@ def files_of(model: Model) -> dict[str, bytes]:
     """What `save` writes, by name: for those who put the files in place themselves."""
     format = format_of(model.card.family)
     config = model.backbone.config
-    weights = safetensors.torch.save(published_weights(model, format), metadata={"format": "pt"})
-    files = {"config.json": to_json(published_settings(model, format)), "model.safetensors": weights}
+    files = {"config.json": to_json(published_settings(model, format))}  # refuses what cannot be said
+    weights = published_weights(model, format)
+    files["model.safetensors"] = safetensors.torch.save(weights, metadata={"format": "pt"})
     if model.tokenizer is not None:
         files |= model.tokenizer.files(
             token_type_ids=config.type_vocab_size > 1, max_length=config.max_position_embeddings
@@ -63,7 +64,7 @@ def published_settings(model: Model, format: Format) -> dict[str, Any]:
     check_heads(format, config, model.heads)
     plain = config_json(format, config) | {
         "architectures": [architecture],
-        "dtype": str(model.backbone.embeddings.tokens.weight.dtype).removeprefix("torch."),
+        "dtype": str(next(model.backbone.parameters()).dtype).removeprefix("torch."),
         "tie_word_embeddings": config.embedding.tied,
     }
     if model.tokenizer is not None:

@@ -15,12 +15,12 @@ from polyseme.checkpoints.loading import load
 from polyseme.checkpoints.model import Model
 from polyseme.devices import pick_device, pick_precision, usable_cores
 from polyseme.embedding.alignment import Ranges, check_ranges, cut_ranges, join_words, mean_by_range
-from polyseme.embedding.batching import batches_by_length, pad
 from polyseme.embedding.layers import Layers
 from polyseme.embedding.settings import EmbedSettings
 from polyseme.embedding.windows import windows
 from polyseme.errors import CheckpointError, SettingsError
 from polyseme.models.batch import Batch
+from polyseme.models.batching import batches_by_length, pad
 from polyseme.models.pooling import pool
 from polyseme.records import from_plain
 from polyseme.text.words import word_cutter

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from polyseme.embedding.batching import batches_by_length, pad
 from polyseme.embedding.windows import windows
 from polyseme.evaluation.scoring import Floats, Scorer
 from polyseme.evaluation.tokenized import TokenizedText
+from polyseme.models.batching import batches_by_length, pad
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ class Scorer(ABC):
             states = self.backbone(batch)
             asked = (states.last if written is None else states.decoded).flatten(0, 1)
             hidden = asked.index_select(0, torch.from_numpy(places).to(self.device))  # [places, hidden_size]
-            table = self.backbone.embeddings.tokens.weight
+            table: Tensor = self.backbone.embeddings.tokens.weight
             rows = max(1, _SCORES // len(table))
             pieces = zip(torch.split(hidden, rows), torch.split(labels, rows), strict=True)
             parts = [self._cost(some, ids, table) for some, ids in pieces]

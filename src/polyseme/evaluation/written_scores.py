@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 from polyseme import progress
 from polyseme.checkpoints.model import Model
-from polyseme.embedding.batching import batches_by_length, pad
 from polyseme.errors import CheckpointError, DataError
 from polyseme.evaluation.masked_scores import MaskedScorer, View
 from polyseme.evaluation.scoring import Floats, Scorer
 from polyseme.evaluation.settings import PerplexitySettings
 from polyseme.evaluation.tokenized import TokenizedText
+from polyseme.models.batching import batches_by_length, pad
 
 
 class SpanScorer(MaskedScorer):

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from polyseme import progress
 from polyseme.checkpoints.model import Model
-from polyseme.embedding.batching import pad
 from polyseme.generation.settings import GenerateSettings
 from polyseme.generation.steppers import Stepper
 from polyseme.models.batch import Batch
+from polyseme.models.batching import pad
 from polyseme.models.transformer.cached_decoder import CachedDecoder, DecoderCache
 from polyseme.models.transformer.encoder_decoder import EncoderDecoder, Seq2SeqLMHead
 

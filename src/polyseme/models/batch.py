@@ -35,6 +35,12 @@ class Batch:
     texts `[batch]` or `[batch, classes]`."""
     lots: Tensor | None = None
     """A number in [0, 1) for each position to predict, where a guess is drawn there: `[predictions]`."""
+    order: Tensor | None = None
+    """Rank of each token where a row is read in another order than it is written in: a token sees those
+    whose rank is not above its own, and one that is predicted only those below."""
+    samples: Tensor | None = None
+    """The number of each row in its epoch where rows go on from one another: row i does so if this is one
+    more than the number of row i of the batch before. `[batch]`"""
     pair_labels: Tensor | None = None
     """Of a pair of segments (next sentence: 0 follows, 1 random): `[batch]`."""
 

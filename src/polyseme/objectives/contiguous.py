@@ -26,13 +26,18 @@ def plan_contiguous(store: Store, documents: Integers, *, length: int, seed: int
     return writer.finish()
 
 
-def cut_rows(store: Store, documents: Integers, *, length: int) -> list[list[tuple[int, int]]]:
-    """The documents in this order as rows of spans; an empty span is a separator left for the next row."""
+def cut_rows(
+    store: Store, documents: Integers, *, length: int, overlap: int = 0
+) -> list[list[tuple[int, int]]]:
+    """The documents in this order as rows of spans; an empty span is a separator left for the next row.
+
+    Each row begins with the last `overlap` tokens of the one before.
+    """
     starts, stops = store.document_starts[documents], store.document_starts[documents + 1]
     ends = np.cumsum(stops - starts + 1)  # in the stream, where each document's separator is its last token
     begins = ends - (stops - starts + 1)
     rows = []
-    for begin in range(0, int(ends[-1]) if len(ends) else 0, length):
+    for begin in range(0, int(ends[-1]) - overlap if len(ends) else 0, length - overlap):
         first = int(np.searchsorted(ends, begin, side="right"))
         last = int(np.searchsorted(begins, begin + length))
         from_here = starts[first:last] + np.maximum(begin - begins[first:last], 0)

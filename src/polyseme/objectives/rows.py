@@ -49,6 +49,8 @@ class Rows:
             arrays["position_ids"] = self.position_ids
         elif self.layout == "pair" and self.spans.any():
             arrays["token_type_ids"] = self.spans % 2  # the turns of a dialogue take turns
+        elif self.layout == "behind":
+            arrays["token_type_ids"] = self.spans
         return arrays
 
 
@@ -72,7 +74,7 @@ def lay_out(store: Store, samples: Samples, chosen: Integers, *, length: int, pr
     used = np.bincount(row, weights=widths, minlength=len(chosen)).astype(np.int64)
     if used.max(initial=0) > length:
         raise ValueError(f"a row of {used.max()} tokens was planned where length is {length}")
-    width = int(used.max(initial=0)) if layout in ("pair", "joined") else length
+    width = int(used.max(initial=0)) if layout in ("pair", "joined", "behind") else length
 
     shape = (len(chosen), width)
     input_ids = np.full(shape, tokenizer.filling_id, dtype=np.int64)
@@ -137,10 +139,15 @@ def _bare(sizes: Integers, row: Integers, within: Integers, length: int) -> tupl
     return nowhere, nowhere
 
 
+def _behind(sizes: Integers, row: Integers, within: Integers, length: int) -> tuple[Booleans, Booleans]:
+    return within == 2, within < 2
+
+
 _FRAMES: dict[Layout, Callable[[Integers, Integers, Integers, int], tuple[Booleans, Booleans]]] = {
     "pair": _together,
     "packed": _each,
     "contiguous": _between,
     "joined": _bare,
+    "behind": _behind,
 }
 """Which spans begin with `[CLS]` and which end with `[SEP]`: from sizes, row, number in the row, length."""

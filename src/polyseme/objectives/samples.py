@@ -13,11 +13,12 @@ from polyseme.text.store import Store
 
 Integers = npt.NDArray[np.int64]
 
-Layout = Literal["pair", "packed", "contiguous", "joined"]
+Layout = Literal["pair", "packed", "contiguous", "joined", "behind"]
 """How spans share a row: together as one text or pair (`[CLS] A [SEP] B [SEP]`); each a text of its own
 (`[CLS] text [SEP]`, blind to the others); as one stream of documents, a `[SEP]` after each and no `[CLS]`,
-that is cut wherever the row is full; or side by side without any special token, for an objective that makes
-two rows of each, one to be read and one to be written."""
+that is cut wherever the row is full; side by side without any special token, for an objective that makes
+two rows of each, one to be read and one to be written; or as a pair whose special tokens all stand behind
+texts (`A [SEP] B [SEP] [CLS]`), where the third span is empty and stands for the `[CLS]`."""
 
 BLOCK_TOKENS = 1 << 23
 """Documents are planned and shuffled in blocks of about so many tokens, so that a store larger than
@@ -42,6 +43,8 @@ class Samples:
     layout: Layout = "pair"
     length: int | None = None
     """The most tokens of a sample, where that is not the length of the rows that the model reads."""
+    streams: bool = False
+    """Whether each sample goes on where the one before it stopped, and must be read after it."""
 
     def __len__(self) -> int:
         return len(self.rows) - 1
@@ -127,8 +130,21 @@ def document_blocks(store: Store, documents: Integers) -> Iterator[Integers]:
     yield from np.split(documents, borders)
 
 
-def order(samples: Samples, *, seed: int, epoch: int) -> Integers:
-    """The epoch's order of samples: blocks shuffled, and the samples inside each block."""
+def in_sequence(samples: Samples, *, batch_size: int) -> Integers:
+    """The samples as they come; streams side by side, so that row i of a batch goes on in the next one.
+
+    Of streams, the samples behind the last full batch are left out, unless there is no full one.
+    """
+    count = len(samples) // batch_size
+    if not samples.streams or not count:
+        return np.arange(len(samples))
+    return np.arange(batch_size * count).reshape(batch_size, count).T.reshape(-1)
+
+
+def order(samples: Samples, *, seed: int, epoch: int, batch_size: int = 1) -> Integers:
+    """The epoch's order of samples: blocks shuffled and samples inside each block; streams keep theirs."""
+    if samples.streams:
+        return in_sequence(samples, batch_size=batch_size)
     rng = generator(seed, "order", epoch)
     blocks = rng.permutation(len(samples.blocks) - 1)
     return np.concatenate(

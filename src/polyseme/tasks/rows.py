@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 
 from polyseme import progress
-from polyseme.embedding.batching import batches_by_length, pad
 from polyseme.models.batch import Batch
+from polyseme.models.batching import batches_by_length, pad
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.tasks.task import Row, TaskModule
 from polyseme.training.loop import autocast

@@ -68,6 +68,9 @@ def write_tokenizer(
 ) -> dict[str, bytes]:
     """The files of a tokenizer's folder, by name, such that transformers makes the same ids."""
     tokens = {ROLES[role][0][0]: token for role, token in roles.items()}
+    if "separator" in roles and roles.get("first", roles["separator"]) == roles["separator"]:
+        # Where nothing of its own begins a text, what ends it is what a model writes at last.
+        tokens["eos_token"] = roles["separator"]
     inputs = ["input_ids", "token_type_ids", "attention_mask"]
     settings: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from polyseme.models.batch import IGNORED, Batch
+from polyseme.objectives.samples import in_sequence
 from polyseme.text.store import Store
 from polyseme.training.loader import Loader
 
@@ -16,7 +17,7 @@ def held_out_batches(loader: Loader) -> list[Batch]:
     samples = loader.corruption.plan(
         loader.store, loader.documents, length=loader.length, seed=loader.seed, epoch=0
     )
-    numbers = np.arange(min(len(samples), MOST_BATCHES * loader.batch_size))
+    numbers = in_sequence(samples, batch_size=loader.batch_size)[: MOST_BATCHES * loader.batch_size]
     return [
         loader.batch(samples, chosen, epoch=0, progress=1.0)
         for chosen in np.array_split(numbers, -(-len(numbers) // loader.batch_size) or 1)

@@ -53,7 +53,7 @@ class Loader:
             )
             if not len(samples):
                 raise DataError("the store gives no sample; it needs at least one document with text")
-            sequence = order(samples, seed=self.seed, epoch=position.epoch)
+            sequence = order(samples, seed=self.seed, epoch=position.epoch, batch_size=self.batch_size)
             count = max(1, len(sequence) // self.batch_size)
             for number in range(position.batch, count):
                 chosen = sequence[number * self.batch_size : (number + 1) * self.batch_size]

@@ -47,8 +47,8 @@ def decays(parameter: Tensor) -> bool:
 
 
 def is_matrix(name: str, parameter: Tensor) -> bool:
-    """Muon's share: matrices inside layers, not tables of embeddings nor the heads' output."""
-    return parameter.ndim == 2 and ".layers." in f".{name}"
+    """Muon's share: matrices inside layers, not tables of embeddings, biases, nor the heads' output."""
+    return parameter.ndim == 2 and ".layers." in f".{name}" and ".biases." not in name
 
 
 def build_optimizers(module: nn.Module, settings: TrainingSettings) -> Optimizers:

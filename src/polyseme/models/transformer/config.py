@@ -1,11 +1,35 @@
 """The choices that make a transformer; families are nothing but values of this record."""
 
+from itertools import pairwise
 from typing import Literal
 
 from polyseme.records import Record
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 Positions = Literal["none", "learned", "sinusoidal", "rotary", "relative", "bucketed"]
+
+
+class AdaptiveChoices(Record, frozen=True):
+    """Frequent tokens and clusters of rarer ones, which cost less to read and to predict."""
+
+    cutoffs: tuple[int, ...] = ()
+    """First id of each cluster behind the frequent tokens, ascending. Empty: no clusters."""
+    divisor: int = 1
+    """Rows of cluster i have hidden_size / divisor^i numbers; 1 leaves one table for all."""
+    tails: Literal["forward", "backward"] = "forward"
+    """Whether the scores of the clusters stand behind those of the frequent tokens in the clusters' order,
+    as in the TensorFlow code and transformers, or the last cluster first, as in the PyTorch code."""
+
+    def __post_init__(self) -> None:
+        if any(a >= b for a, b in pairwise((0, *self.cutoffs))):
+            raise ValueError(
+                f"embedding.adaptive.cutoffs must be above 0 and ascend, got {list(self.cutoffs)}"
+            )
+        if self.divisor < 1 or (self.divisor > 1 and not self.cutoffs):
+            raise ValueError(
+                f"embedding.adaptive.divisor {self.divisor} must be at least 1, and 1 without cutoffs; "
+                "give cutoffs, or leave it out"
+            )
 
 
 class EmbeddingChoices(Record, frozen=True):
@@ -23,6 +47,7 @@ class EmbeddingChoices(Record, frozen=True):
     """Whether numbers are dropped inside the feed-forward part and from the last states too, as T5 does."""
     position_offset: int = 0
     """Rows at the start of the position table that no token uses; then only real tokens count as places."""
+    adaptive: AdaptiveChoices = AdaptiveChoices()
 
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 1:
@@ -50,12 +75,30 @@ class RelativeChoices(Record, frozen=True):
 
     memory: int = 0
     """States of so many earlier tokens are seen again."""
+    start: Literal["empty", "zeros"] = "empty"
+    """What is remembered before the first token: nothing, or `memory` states of zeros that are seen too."""
+    same_length: bool = False
+    """Whether every token sees exactly the `memory` tokens up to itself, however much is remembered."""
     untied: bool = False
     """Whether each layer has biases of its own for content and distance."""
     segments: bool = False
     """Whether a third term tells tokens of the same segment from those of another."""
+    query_stream: bool = False
+    """Whether a token can be asked for without being seen, by a second stream of states."""
     clamp: int | None = None
     """Distances beyond this one are all alike. None: none are."""
+
+    def __post_init__(self) -> None:
+        if self.memory < 0 or (self.clamp is not None and self.clamp < 1):
+            raise ValueError(
+                "attention.relative.memory must be at least 0 and clamp at least 1, "
+                f"got {self.memory} and {self.clamp}"
+            )
+        if self.memory == 0 and (self.same_length or self.start == "zeros"):
+            raise ValueError(
+                "attention.relative.same_length and start 'zeros' speak of a memory, and memory is 0; "
+                "give it a length, or leave them out"
+            )
 
 
 class BucketedChoices(Record, frozen=True):
@@ -266,6 +309,8 @@ class TransformerConfig(Record, frozen=True):
                 f"distinct_layers {self.distinct_layers} shares layers that are all alike, with norms after "
                 "and without windows; leave it out, or choose those"
             )
+        self._refuse_wrong_clusters()
+        self._refuse_wrong_distances()
         if self.initial.scaled_outputs and self.norm_position == "after":
             raise ValueError(
                 "initial.scaled_outputs keeps a residual sum from growing, and with norm_position 'after' "
@@ -296,6 +341,43 @@ class TransformerConfig(Record, frozen=True):
             raise ValueError(
                 "decoder.scaled_output is for the tokens' own vectors, and embedding.tied is False; "
                 "set one of the two the other way"
+            )
+
+    def _refuse_wrong_clusters(self) -> None:
+        adaptive = self.embedding.adaptive
+        if not adaptive.cutoffs:
+            return
+        if adaptive.cutoffs[-1] >= self.vocab_size:
+            raise ValueError(
+                f"embedding.adaptive.cutoffs {list(adaptive.cutoffs)} must lie below vocab_size "
+                f"{self.vocab_size}; give fewer or smaller ones"
+            )
+        if self.embedding.size is not None or self.hidden_size < adaptive.divisor ** len(adaptive.cutoffs):
+            raise ValueError(
+                f"the rows of cluster i have hidden_size {self.hidden_size} / divisor {adaptive.divisor}^i "
+                "numbers, at least one; leave embedding.size out, or give a smaller divisor"
+            )
+
+    def _refuse_wrong_distances(self) -> None:
+        relative = self.attention.relative
+        if self.positions != "relative":
+            if relative != RelativeChoices():
+                raise ValueError(
+                    f"attention.relative is for relative positions, got {self.positions!r}; leave it out"
+                )
+            return
+        if self.norm_position != "after" or self.hidden_size % 2 or self.type_vocab_size:
+            raise ValueError(
+                "relative positions go with norm_position 'after', an even hidden_size and type_vocab_size 0 "
+                f"(attention.relative.segments tells segments), got {self.norm_position!r}, "
+                f"{self.hidden_size} and {self.type_vocab_size}"
+            )
+        if relative.same_length and not self.attention.causal:
+            raise ValueError("attention.relative.same_length counts backwards; set attention.causal to True")
+        if relative.query_stream and self.attention.causal:
+            raise ValueError(
+                "attention.relative.query_stream is for any order of the tokens, and attention.causal "
+                "fixes it; leave one of them out"
             )
 
     @property

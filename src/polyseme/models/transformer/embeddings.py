@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from polyseme.models.adaptive import AdaptiveEmbedding
 from polyseme.models.batch import Batch
 from polyseme.models.dropout import Dropout
 from polyseme.models.transformer.config import TransformerConfig
@@ -17,7 +19,7 @@ class Embeddings(nn.Module):
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
-        self.tokens = nn.Embedding(config.vocab_size, config.embedding_size)
+        self.tokens = TOKENS[config.embedding.adaptive.divisor > 1](config)
         self.scale = SCALES[config.embedding.scaled](config)
         self.positions = POSITIONS[config.positions](config)
         self.token_types = TOKEN_TYPES[config.type_vocab_size > 0](config)
@@ -30,6 +32,11 @@ class Embeddings(nn.Module):
         hidden_states = self.token_types(hidden_states, batch)
         normalised: Tensor = self.dropout(self.norm(hidden_states))
         return normalised
+
+
+def table(config: TransformerConfig) -> nn.Module:
+    """A vector for each token."""
+    return nn.Embedding(config.vocab_size, config.embedding_size)
 
 
 def places(batch: Batch) -> Tensor | None:
@@ -156,12 +163,14 @@ def no_norm(config: TransformerConfig, size: int) -> nn.Module:
     return nn.Identity()
 
 
+TOKENS: dict[bool, Callable[[TransformerConfig], Any]] = {True: AdaptiveEmbedding, False: table}
 POSITIONS: dict[str, Callable[[TransformerConfig], nn.Module]] = {
     "learned": lambda config: LEARNED[config.embedding.position_offset > 0](config),
     "sinusoidal": SinusoidalPositions,
     "rotary": NothingAdded,
     "bucketed": NothingAdded,
     "none": NothingAdded,
+    "relative": NothingAdded,
 }
 LEARNED: dict[bool, Callable[[TransformerConfig], nn.Module]] = {
     True: OffsetPositions,

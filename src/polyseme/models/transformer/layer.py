@@ -1,6 +1,7 @@
 """One layer: attention, then the feed-forward part, each added to what it was given."""
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -11,6 +12,10 @@ from polyseme.models.transformer.attention import Attention
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.embeddings import norm
 from polyseme.models.transformer.positions import Turn
+from polyseme.models.transformer.relative import RelativeAttention
+
+ATTENTIONS: dict[str, Callable[[TransformerConfig], Any]] = {"relative": RelativeAttention}
+"""By positions, where they need an attention of their own."""
 
 
 class FeedForward(nn.Module):
@@ -54,7 +59,7 @@ class Layer(nn.Module):
 
     def __init__(self, config: TransformerConfig, *, attention_norm: bool) -> None:
         super().__init__()
-        self.attention = Attention(config)
+        self.attention = ATTENTIONS.get(config.positions, Attention)(config)
         self.attention_norm = norm(config, wanted=attention_norm)
         self.feedforward = FEEDFORWARDS[config.gated](config)
         self.feedforward_norm = norm(config)

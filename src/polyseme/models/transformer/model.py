@@ -12,6 +12,7 @@ from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.embeddings import Embeddings, norm
 from polyseme.models.transformer.layer import LAYERS
 from polyseme.models.transformer.masks import View
+from polyseme.models.transformer.relative import RelativeView
 
 
 class Transformer(Backbone):
@@ -35,7 +36,8 @@ class Transformer(Backbone):
             for number in range(config.distinct_layers or config.num_layers)
         )
         local = config.attention.window is not None
-        self.views = nn.ModuleList(View(config, local=kind) for kind in ([False, True] if local else [False]))
+        view = VIEWS.get(config.positions, View)
+        self.views = nn.ModuleList(view(config, local=kind) for kind in ([False, True] if local else [False]))
         self.course = tuple(course(config))
         self.final_norm = norm(config, wanted=config.final_norm)
         self.final_dropout = Dropout(config.inner_dropout)
@@ -106,5 +108,7 @@ def no_projection(config: TransformerConfig) -> nn.Module:
     return nn.Identity()
 
 
+VIEWS: dict[str, Callable[..., nn.Module]] = {"relative": RelativeView}
+"""By positions, where they need a view of their own."""
 PROJECTIONS: dict[bool, Callable[[TransformerConfig], nn.Module]] = {True: projection, False: no_projection}
 POOLERS: dict[bool, Callable[[TransformerConfig], nn.Module]] = {True: Pooler, False: NoPooler}

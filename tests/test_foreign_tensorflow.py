@@ -337,7 +337,7 @@ def test_a_folder_says_what_it_lacks_and_which_file_is_meant(tmp_path: Path) -> 
         (folder / file.name.replace("bert_model", "other")).write_bytes(file.read_bytes())
     with pytest.raises(CheckpointError, match="several files like a TensorFlow checkpoint: bert_model"):
         load(folder)
-    (folder / "checkpoint").write_text('model_checkpoint_path: "/home/them/other.ckpt"\n')
+    (folder / "checkpoint").write_text('model_checkpoint_path: "/data/runs/other.ckpt"\n')
     assert {stored.file.name for stored in open_folder(folder).stored.values()} == {
         "other.ckpt.data-00000-of-00001"
     }

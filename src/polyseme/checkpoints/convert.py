@@ -52,7 +52,7 @@ class Receipt:
     def __str__(self) -> str:
         names = {"not needed": self.unused, "left out": self.skipped}
         rest = "".join(f"; {why}: {listed(found)}" for why, found in names.items() if found)
-        rest += "".join(f"; {len(found)} {kind}: {listed(found)}" for kind, found in self.left.items())
+        rest += "".join(f"; {kind} ({len(found)}): {listed(found)}" for kind, found in self.left.items())
         if self.unheeded:
             told = ", ".join(f"{key} {value}" for key, value in self.unheeded.items())
             rest += f"; TensorFlow's code computes another {told}"

@@ -4,6 +4,7 @@ It has no settings file: the sizes are those of the tensors, and a head has 64 n
 the two networks in two folders, so there are two layouts of the one file; the embeddings belong to both.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from polyseme.checkpoints.foreign.bert import ACTIVATION, embedding_rules, encoder_rules
@@ -21,7 +22,13 @@ def _rules(scope: str) -> Rules:
     }
 
 
-def _layout(scope: str, head: Rules, architectures: tuple[tuple[str, str], ...], other: str) -> Layout:
+def _layout(
+    scope: str,
+    head: Rules,
+    architectures: tuple[tuple[str, str], ...],
+    other: str,
+    activation: Mapping[str, str],
+) -> Layout:
     def finish(plain: dict[str, Any], shapes: Shapes) -> dict[str, Any]:
         if "num_attention_heads" in plain:
             return {}
@@ -40,7 +47,7 @@ def _layout(scope: str, head: Rules, architectures: tuple[tuple[str, str], ...],
         rules={**_rules(scope), **head},
         architectures=architectures,
         settings=_SETTINGS,
-        values={"hidden_act": ACTIVATION},
+        values={"hidden_act": activation},
         sizes={
             "vocab_size": ("electra/embeddings/word_embeddings", 0),
             "embedding_size": ("electra/embeddings/word_embeddings", 1),
@@ -69,6 +76,7 @@ DISCRIMINATOR = _layout(
     },
     (("discriminator_predictions.dense.weight", "ElectraForPreTraining"), ("", "ElectraModel")),
     "generator",
+    ACTIVATION,
 )
 
 GENERATOR = _layout(
@@ -80,4 +88,7 @@ GENERATOR = _layout(
     },
     (("generator_lm_head.bias", "ElectraForMaskedLM"), ("", "ElectraModel")),
     "discriminator",
+    # The code's gelu has tanh here too, but transformers' head for ELECTRA always computes the exact one, and
+    # published folders have it in the layers as well.
+    {},
 )

@@ -39,7 +39,6 @@ XLNET = Layout(
     marks=("model/transformer/word_embedding/lookup_table", "model/transformer/r_w_bias"),
     rules=RULES,
     architectures=(
-        ("sequence_summary.summary.weight", "XLNetForSequenceClassification"),
         ("lm_loss.bias", "XLNetLMHeadModel"),
         ("", "XLNetModel"),
     ),

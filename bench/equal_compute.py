@@ -184,9 +184,7 @@ def cpu_seconds() -> float:
 
 def show(cells: dict[tuple[str, float], dict[str, Any]]) -> None:
     """The table, as it is printed in BENCHMARKS.md; the interval is two standard errors on each side."""
-    print(
-        "| model | TFLOP | steps | tokens | parameters (all that learns) | rate | test accuracy |"
-    )
+    print("| model | TFLOP | steps | tokens | parameters (all that learns) | rate | test accuracy |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     for (model, budget), cell in cells.items():
         scores = [100 * score for score in cell["test"]]

@@ -42,9 +42,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_commands_of_the_readme_run_one_after_the_other(folder: Path) -> None:
-    first, daily, domain = blocks("sh")
+    first, daily, domain, more = blocks("sh")
     assert [line.split("#")[0].split() for line in first.splitlines()] == [["make", "demo"], ["make", "test"]]
-    for line in smaller(daily + domain).splitlines():
+    for line in smaller(daily + domain + more).splitlines():
         words = [sys.executable, "-m", *shlex.split(line)]
         done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
@@ -53,6 +53,8 @@ def test_the_commands_of_the_readme_run_one_after_the_other(folder: Path) -> Non
         "answers.jsonl",
         "plain-model/model.safetensors",
         "adapted/model.safetensors",
+        "writer/model.safetensors",
+        "student/model.safetensors",
     ):
         assert (folder / name).stat().st_size > 0
 

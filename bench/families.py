@@ -171,18 +171,24 @@ def reached(row: dict[str, Any]) -> bool:
 
 def show(rows: dict[str, dict[str, Any]]) -> None:
     """The table, as it is printed in BENCHMARKS.md."""
-    print(
-        "| recipe | parameters | minutes | steps | tokens | held-out losses | word frequencies | measures | learned |"
-    )
+    titles = "recipe", "parameters", "minutes", "steps", "tokens", "held-out losses", "word frequencies"
+    print(f"| {' | '.join(titles)} | measures | learned |")
     print("|---|---:|---:|---:|---:|---|---:|---|---|")
     for name, row in rows.items():
         losses = ", ".join(f"{part} {value:.3f}" for part, value in row["losses"].items())
         measures = ", ".join(f"{part} {value:.3f}" for part, value in row["measures"].items())
-        unigram = "" if row["unigram"] is None else f"{row['unigram']:.3f}"
-        print(
-            f"| {name} | {row['parameters'] / 1e6:.2f} M | {row['minutes']:g} | {row['steps']:,} | {row['tokens'] / 1e6:.2f} M "
-            f"| {losses} | {unigram} | {measures} | {'yes' if reached(row) else 'NO'} |"
+        fields = (
+            name,
+            f"{row['parameters'] / 1e6:.2f} M",
+            f"{row['minutes']:g}",
+            f"{row['steps']:,}",
+            f"{row['tokens'] / 1e6:.2f} M",
+            losses,
+            "" if row["unigram"] is None else f"{row['unigram']:.3f}",
+            measures,
+            "yes" if reached(row) else "NO",
         )
+        print(f"| {' | '.join(fields)} |")
 
 
 def main() -> None:

@@ -228,7 +228,7 @@ def test_whole_words_are_those_of_the_cutter() -> None:
         ({"vocab_size": 100, "kind": "byte-bpe"}, "vocab_size must be at least 261 for byte-bpe"),
         ({"min_count": 0}, "min_count must be at least 1, got 0"),
         ({"mask_token": "[PAD]"}, "the special tokens must differ"),
-        ({"mask_token": " "}, "the special tokens must differ, not be empty"),
+        ({"mask_token": " "}, "the special tokens must differ and have no blanks around"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, object], words: str) -> None:

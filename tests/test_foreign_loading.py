@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import tensorflow_writer as writer
 import torch
+from safetensors.torch import load_file
 from test_foreign_others import parameter_file, static_names, uer_t5, uer_tensors
+from test_foreign_tensorflow import transformer_xl
 
 from polyseme.checkpoints.convert import convert
 from polyseme.checkpoints.foreign.layouts import layout_of
@@ -172,6 +174,18 @@ def test_a_foreign_folder_is_the_model_that_transformers_folder_is(name: str, tm
     again, _ = read_model(tmp_path / "ours", heads=heads)
     state = again.backbone.state_dict()
     assert all(torch.equal(tensor, state[key]) for key, tensor in one.backbone.state_dict().items())
+
+
+def test_transformer_xl_becomes_what_transformers_had(tmp_path: Path) -> None:
+    foreign, published = transformer_xl()
+    writer.write(tmp_path / "foreign", writer.with_slots(foreign, "/Adam", "/Adam_1"), "model.ckpt-0")
+    receipt = convert(tmp_path / "foreign", tmp_path / "ours", check=True)
+    assert (receipt.family, receipt.heads, receipt.tensors) == ("transfo-xl", ("adaptive-lm",), len(foreign))
+    assert len(receipt.left["optimizer slots"]) == 2 * len(foreign)
+    assert "outputs not compared: transformers" in receipt.checked
+    saved = load_file(tmp_path / "ours" / "model.safetensors")
+    assert saved.keys() == published.keys()
+    assert all(torch.equal(tensor, published[name]) for name, tensor in saved.items())
 
 
 def test_the_generator_of_electra_is_a_model_too(tmp_path: Path) -> None:

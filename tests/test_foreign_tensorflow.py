@@ -195,7 +195,7 @@ def transformer_xl() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
     foreign: dict[str, Tensor] = {}
     published: dict[str, Tensor] = {}
-    for cluster, (size, width) in enumerate([(6, 16), (8, 8), (14, 4)]):
+    for cluster, (size, width) in enumerate([(6, 12), (8, 6), (14, 3)]):
         table, projection, bias = draw(size, width), draw(width, 12), draw(size)
         foreign[f"transformer/adaptive_embed/cutoff_{cluster}/lookup_table"] = table
         foreign[f"transformer/adaptive_embed/cutoff_{cluster}/proj_W"] = projection
@@ -203,11 +203,11 @@ def transformer_xl() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         published[f"transformer.word_emb.emb_layers.{cluster}.weight"] = table
         published[f"transformer.word_emb.emb_projs.{cluster}"] = projection.t()
         published[f"crit.out_layers.{cluster}.bias"] = bias
-    own = draw(16, 12)
+    own = draw(12, 12)
     foreign["transformer/adaptive_softmax/cutoff_0/proj"] = own
     published["crit.out_projs.0"] = own.t()
     foreign["transformer/adaptive_softmax/cutoff_0/cluster_W"] = published["crit.cluster_weight"] = draw(
-        2, 16
+        2, 12
     )
     foreign["transformer/adaptive_softmax/cutoff_0/cluster_b"] = published["crit.cluster_bias"] = draw(2)
     for name in ("r_w_bias", "r_r_bias"):
@@ -240,7 +240,7 @@ def test_transformer_xl(tmp_path: Path) -> None:
     expected = {
         "vocab_size": 28,
         "cutoffs": [6, 14],
-        "d_embed": 16,
+        "d_embed": 12,
         "d_model": 12,
         "div_val": 2,
         "n_layer": 2,

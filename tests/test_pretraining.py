@@ -256,7 +256,7 @@ def test_a_store_of_one_document_is_enough_for_packed_rows_and_too_little_for_pa
     assert [len(part) for part in split_documents(single, held_out=0.05, most_tokens=100)] == [1, 0]
     outcome = pretrain(**options(single, tmp_path / "run", steps=2))
     assert (outcome.finished, outcome.losses) == (True, {})
-    with pytest.raises(DataError, match="needs at least 2 documents to draw from, and there is 1; separate"):
+    with pytest.raises(DataError, match="need at least 2 documents to draw from, and there is 1; separate"):
         pretrain(**options(single, tmp_path / "pairs", recipe="bert", steps=2))
 
 

@@ -26,13 +26,13 @@ def test_what_a_size_says_of_training_and_objectives_is_the_recipes_own_then() -
     }
     plain["model"]["attention"] = {"head_size": 32}
     recipe = from_plain(plain, Recipe, where="here")
-    tiny, mini = sized(recipe, "tiny"), sized(recipe, "mini")
+    tiny, base = sized(recipe, "tiny"), sized(recipe, "base")
     assert (tiny.training.optimizer, tiny.training.warmup) == ("muon", 0.1)
-    assert tiny.training.epsilon == mini.training.epsilon == 1e-6
+    assert tiny.training.epsilon == base.training.epsilon == 1e-6
     assert tiny.objectives == [{"name": "masked-lm", "rate": 0.3}]
     assert tiny.model["attention"] == {"head_size": 32, "causal": True}
-    assert mini.training == recipe.training
-    assert mini.objectives == recipe.objectives
+    assert base.training == recipe.training
+    assert base.objectives == recipe.objectives
     assert changed(tiny, ["training.warmup=7", "model.num_layers=5"]).model["num_layers"] == 5
 
 

@@ -227,7 +227,9 @@ def test_an_objective_with_a_pass_of_its_own_shares_none(store: Store, tmp_path:
 def test_a_student_learns_from_its_teacher_and_keeps_none_of_it(
     store: Store, teacher: Path, tmp_path: Path, recipe: str, parts: int
 ) -> None:
-    change = [*SMALL, "training.learning_rate=1e-2", "sizes.tiny.num_layers=2"]
+    change = [
+        *SMALL, "training.optimizer=adamw", "training.learning_rate=1e-2", "sizes.tiny.num_layers=2",
+    ]  # fmt: skip
     words = options(store, tmp_path / "run", recipe=recipe, steps=100, change=change)
     outcome = distill(str(teacher), **words)
     figures = [

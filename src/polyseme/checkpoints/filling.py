@@ -149,7 +149,8 @@ def _check_ties(
 ) -> None:
     """Ties inside the backbone hold always, those of the vocabulary only where tokens are predicted."""
     for name, end in format.ties.items():
-        matters = name in rest and end in sources and (predicts or name.startswith(format.prefix))
+        inside = name.startswith(format.prefix) and name != format.untied
+        matters = name in rest and end in sources and (predicts or inside)
         if matters and not torch.equal(rest[name].read(), sources[end].read()):
             raise CheckpointError(
                 f"{rest[name].file}: {rest[name].name} differs from {sources[end].name}; "

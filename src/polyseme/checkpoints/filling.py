@@ -147,8 +147,11 @@ def _check_shapes(
 def _check_ties(
     format: Format, rest: Mapping[str, Stored], sources: Mapping[str, Stored], *, predicts: bool
 ) -> None:
-    """Ties inside the backbone hold always, those of the vocabulary only where tokens are predicted."""
+    """Ties inside the backbone hold always, those of the vocabulary only where tokens are predicted; one that
+    a family's folders may leave untied never does."""
     for name, end in format.ties.items():
+        if name == format.untied:
+            continue
         matters = name in rest and end in sources and (predicts or name.startswith(format.prefix))
         if matters and not torch.equal(rest[name].read(), sources[end].read()):
             raise CheckpointError(

@@ -53,7 +53,7 @@ class Study:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.data, self.out = Path(options.data), Path(options.out)
-        self.texts = [str(self.data / "corpus_zh" / name) for name in CORPORA]
+        self.texts = [str(self.data / "corpus_zh" / name) for name in options.corpora]
 
     def cell(self, recipe: str, budget: float) -> dict[str, Any]:
         """One model at one budget: pre-trained, then fine-tuned with every seed."""
@@ -150,7 +150,7 @@ class Study:
     def finetune(self, run: Path) -> dict[str, Any]:
         """Accuracy on the test set with the rate that is best on dev."""
         folder = self.data / "tasks_zh" / "chnsenticorp"
-        files = {part: folder / f"{part}.tsv" for part in ("train", "dev", "test")}
+        files = {part: next(folder.glob(f"{part}.tsv*")) for part in ("train", "dev", "test")}
         import polyseme
 
         common: dict[str, Any] = {
@@ -201,6 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", required=True)
+    parser.add_argument("--corpora", nargs="+", default=CORPORA)
     parser.add_argument("--budgets", type=float, nargs="+", default=[5.0, 10.0, 20.0], help="in TFLOP")
     parser.add_argument("--labels", type=int, default=1000)
     parser.add_argument("--epochs", type=int, default=3)

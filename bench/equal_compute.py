@@ -101,7 +101,7 @@ class Study:
                 tokenizer=vocabulary,
                 out=store,
                 workers=self.options.threads,
-                phrases="statistics",
+                phrases="statistics" if mark == "bert" else "none",  # only ERNIE reads them
             )
         return store
 

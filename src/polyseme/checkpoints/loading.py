@@ -16,6 +16,7 @@ from polyseme.checkpoints.formats import check_heads
 from polyseme.checkpoints.hub import resolve
 from polyseme.checkpoints.model import HEADS, Card, Model
 from polyseme.checkpoints.source import Source
+from polyseme.checkpoints.task_tensors import read_task_tensors
 from polyseme.errors import CheckpointError, SettingsError
 from polyseme.models.initialising import initialise
 from polyseme.models.transformer.building import build
@@ -113,7 +114,14 @@ def read_model(
             modules[head] = build_head(head, config, len(labels), reading_states).to(dtype)
     for module in (backbone, *modules.values()):
         module.eval()
-    return Model(backbone=backbone, heads=modules, tokenizer=_tokenizer(source, config), card=card), reading
+    model = Model(
+        backbone=backbone,
+        heads=modules,
+        tokenizer=_tokenizer(source, config),
+        card=card,
+        task_tensors=read_task_tensors(source.folder),
+    )
+    return model, reading
 
 
 def _shapes(

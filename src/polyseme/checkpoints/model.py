@@ -10,7 +10,7 @@ import msgspec
 from polyseme.records import Record
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from polyseme.models.transformer.model import Transformer
     from polyseme.text.tokenizer import Tokenizer
@@ -50,8 +50,8 @@ class Card(Record, frozen=True):
     """How it was made: settings, seed, versions, fingerprint of the data."""
     labels: list[str] | None = None
     """Names of the classes, in the order of the classifier's scores."""
-    problem: Literal["single", "multi"] | None = None
-    """Whether a text has exactly one of the classes or any number of them."""
+    problem: Literal["single", "multi", "regression"] | None = None
+    """Whether a text has exactly one of the classes or any number of them, or gets a number as it is."""
     pooling: str | None = None
     """How an embedding model makes one vector of a text; None for models that are none."""
     normalize: bool = False
@@ -80,3 +80,5 @@ class Model:
     heads: dict[str, nn.Module] = field(default_factory=dict)
     """By the names of `HEADS`."""
     tokenizer: Tokenizer | None = None
+    task_tensors: dict[str, Tensor] = field(default_factory=dict)
+    """What a task keeps beside heads that have a published layout, by the names in its network."""

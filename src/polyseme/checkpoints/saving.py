@@ -12,6 +12,7 @@ from polyseme.checkpoints.formats import Format, architecture_of, check_heads, c
 from polyseme.checkpoints.model import Card, Model
 from polyseme.checkpoints.rules import Translation
 from polyseme.checkpoints.sentence_transformers import pooling_files
+from polyseme.checkpoints.task_tensors import task_tensor_files
 from polyseme.errors import CheckpointError
 from polyseme.files import whole_folder
 from polyseme.models.heads import ClassificationHead
@@ -42,6 +43,7 @@ def files_of(model: Model) -> dict[str, bytes]:
         files |= model.tokenizer.files(
             token_type_ids=config.tells_segments, max_length=config.max_position_embeddings
         )
+    files |= task_tensor_files(model.task_tensors)
     files[CARD] = to_json(card_of(model))
     if model.card.pooling is not None:
         files |= pooling_files(

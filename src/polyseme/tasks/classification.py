@@ -19,6 +19,7 @@ from polyseme.models.transformer.model import Transformer
 from polyseme.tasks.auxiliary_lm import BESIDE
 from polyseme.tasks.labelled_texts import LabelledText, read_labelled
 from polyseme.tasks.metrics import accuracy, by_label, confusion, macro_f1, micro_f1
+from polyseme.tasks.on_backbone import OnBackbone
 from polyseme.tasks.settings import ClassificationSettings
 from polyseme.tasks.task import Inventory, Row
 from polyseme.text.tokenizer import Tokenizer
@@ -43,6 +44,7 @@ class Classification:
     name = "classification"
     head_name = "classification"
     settings_kind = ClassificationSettings
+    inventory_kind = Inventory
 
     def __init__(self, settings: ClassificationSettings | None = None) -> None:
         self.settings = settings or ClassificationSettings()
@@ -183,30 +185,24 @@ class Classification:
         return Labelling(chosen, dict(zip(inventory.labels, chances.tolist(), strict=True)))
 
 
-class Classifier(nn.Module):
+class Classifier(OnBackbone):
     """A backbone with a classification head."""
 
     def __init__(self, backbone: Transformer, head: nn.Module, settings: ClassificationSettings) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = head
+        super().__init__(backbone, head)
         self._loss = LOSSES[settings.several]
         self._smoothing = settings.label_smoothing
         self._beside = BESIDE[settings.lm_weight > 0](settings.lm_weight)
 
-    def forward(self, batch: Batch) -> Loss:
+    def loss(self, states: States, batch: Batch) -> Loss:
         """The mean loss of the batch's rows, and what is learned beside it."""
         assert batch.labels is not None
-        states = self.backbone(batch)
-        own = self._loss(self._logits(states, batch), batch.labels, self._smoothing)
+        own = self._loss(self.outputs(states, batch), batch.labels, self._smoothing)
         total, parts = self._beside(own, self.backbone, states, batch)
         return Loss(total, {"classification": own.detach(), **parts}, len(batch.labels))
 
-    def predict(self, batch: Batch) -> Tensor:
+    def outputs(self, states: States, batch: Batch) -> Tensor:
         """`[batch, labels]`, before any softmax."""
-        return self._logits(self.backbone(batch), batch)
-
-    def _logits(self, states: States, batch: Batch) -> Tensor:
         logits: Tensor = self.head(states, batch.attention_mask)
         return logits.float()
 

@@ -182,6 +182,8 @@ class _Finetuning:
             "train": train,
             "examples": outcome.examples,
             "max_length": self.max_length,
+            "reading": self.reading,
+            "inventory": to_plain(self.inventory),
             "dev": {name: score._asdict() for name, score in outcome.dev.items()},
             "test": {name: score._asdict() for name, score in outcome.test.items()},
             "environment": environment(),
@@ -193,7 +195,11 @@ class _Finetuning:
             labels=list(self.inventory.labels),
             problem=self.task.problem,
         )
-        save(Model(module.backbone, card, {self.task.head_name: module.head}, self.tokenizer), folder)
+        name = self.task.head_name
+        published = ("backbone.", "head.") if name else ("backbone.",)
+        own = {key: value for key, value in run.tensors.items() if not key.startswith(published)}
+        heads = {name: module.head} if name else {}
+        save(Model(module.backbone, card, heads, self.tokenizer, own), folder)
 
     def _run(self, seed: int, data: dict[str, _Data], module: TaskModule) -> _Run:
         settings = self.settings

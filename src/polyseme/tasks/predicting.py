@@ -7,9 +7,13 @@ from typing import Any
 
 import msgspec
 import torch
+from torch import Tensor
 
 from polyseme import progress
+from polyseme.checkpoints.cards import how_made
+from polyseme.checkpoints.hub import resolve
 from polyseme.checkpoints.loading import load
+from polyseme.checkpoints.task_tensors import TASK_TENSORS
 from polyseme.devices import pick_device, pick_precision, usable_cores
 from polyseme.errors import CheckpointError, SettingsError
 from polyseme.files import whole_file
@@ -17,10 +21,18 @@ from polyseme.records import from_plain
 from polyseme.tasks.rows import count_cut, outputs_of, say_cut
 from polyseme.tasks.settings import PredictSettings
 from polyseme.tasks.skipping import leaving_out, parsed
-from polyseme.tasks.task import Inventory, Row, divided, make_task
+from polyseme.tasks.task import Row, TaskModule, divided, make_task, task_kind
 
 _BLOCK = 2048
 """Texts held at once."""
+
+
+FOREIGN: dict[str, tuple[str, dict[str, Any]]] = {
+    "single": ("classification", {"several": False}),
+    "multi": ("classification", {"several": True}),
+    "regression": ("regression", {}),
+}
+"""Task and settings of a classifier that another library saved, by `Card.problem`."""
 
 
 class Answerer:
@@ -31,27 +43,36 @@ class Answerer:
     """
 
     def __init__(self, name_or_folder: str | Path, **options: Any) -> None:
-        model = load(name_or_folder, heads=["classification"])
-        made = model.card.made
-        task = made.get("task", "classification")
+        folder = resolve(name_or_folder)
+        made = how_made(folder)
+        head_name = task_kind(made["task"]).head_name if "task" in made else "classification"
+        model = load(folder, heads=[head_name] if head_name else [])
+        task, known = FOREIGN[model.card.problem or "single"]
+        task, known = made.get("task", task), {**known, **made.get("task_settings", {})}
         chosen, of_task = divided(options, PredictSettings, task)
         self.settings = settings = from_plain(chosen, PredictSettings, where="predict")
-        if model.tokenizer is None or model.card.labels is None:
-            raise CheckpointError(
-                f"{name_or_folder} has no tokenizer or no names of classes; fine-tune it first"
-            )
+        if model.tokenizer is None:
+            raise CheckpointError(f"{name_or_folder} has no tokenizer; fine-tune it first")
         torch.set_num_threads(settings.threads or usable_cores())
         self._device = pick_device(settings.device)
         self._precision = pick_precision(settings.precision, self._device)
-        known = {"several": model.card.problem == "multi", **made.get("task_settings", {})}
         given = {name: value for name, value in of_task.items() if value is not None}
         self.task = make_task(task, {**known, **given})
         self._tokenizer = model.tokenizer
-        self._inventory = Inventory(labels=tuple(model.card.labels))
+        self._inventory = from_plain(
+            {"labels": model.card.labels, **made.get("inventory", {})},
+            self.task.inventory_kind,
+            where=str(name_or_folder),
+        )
         positions = model.backbone.config.max_position_embeddings
         self._max_length = min(made.get("max_length") or positions, positions)
-        head = model.heads[self.task.head_name]
-        self._module = self.task.build(model.backbone, self._inventory, reading={}, head=head)
+        self._module = self.task.build(
+            model.backbone,
+            self._inventory,
+            reading=made.get("reading", {}),
+            head=model.heads.get(head_name),
+        )
+        _fill(self._module, model.task_tensors, published="head." if head_name else "backbone.")
         self._module.to(self._device)
         self._cut = self._read = 0
 
@@ -133,6 +154,20 @@ def evaluate(task: str, file: str | Path, *, model: str | Path, **options: Any) 
     left.say(str(file))
     report = answerer.report([answer for _, answer in answered], [example for example, _ in answered])
     return report | ({"left_out": left.errors} if answerer.settings.skip_bad else {})
+
+
+def _fill(module: TaskModule, tensors: dict[str, Tensor], *, published: str) -> None:
+    """Put a task's own tensors into its network, each into its place, or refuse the folder."""
+    drawn = {
+        name: tensor
+        for name, tensor in module.state_dict().items()
+        if not name.startswith(("backbone.", published))
+    }
+    shapes = [{name: tuple(tensor.shape) for name, tensor in some.items()} for some in (drawn, tensors)]
+    if shapes[0] != shapes[1]:
+        wrong = sorted(set(shapes[0].items()) ^ set(shapes[1].items()))
+        raise CheckpointError(f"{TASK_TENSORS} does not fit its task: {wrong[0][0]}; fetch the folder again")
+    module.load_state_dict({**module.state_dict(), **tensors})
 
 
 def _blocks(examples: Iterable[Any]) -> Iterator[list[Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from polyseme.tasks import TASKS
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from polyseme.models.batch import Batch, Loss
+    from polyseme.models.batch import Batch, Loss, States
     from polyseme.models.transformer.config import TransformerConfig
     from polyseme.models.transformer.model import Transformer
     from polyseme.text.tokenizer import Tokenizer
@@ -28,7 +28,11 @@ A = TypeVar("A")
 
 
 class Inventory(Record, frozen=True):
-    """What a task learns from its training examples before any weight is trained; saved with the model."""
+    """What a task learns from its training examples before any weight is trained; saved with the model.
+
+    A task that learns more than labels has a record of its own below this one and names it in
+    `Task.inventory_kind`.
+    """
 
     labels: tuple[str, ...]
     """In the order of the network's scores."""
@@ -45,18 +49,46 @@ class Row:
     """What to answer: a number, or one number a class; None where nobody knows."""
     cut: int = 0
     """Tokens of the example that no row holds."""
+    token_labels: NDArray[np.int64] | None = None
+    """What to answer at each token, `IGNORED` where nothing is asked."""
+    token_hints: NDArray[np.int64] | None = None
+    """What is known of each token besides its id, as a number; 0 where nothing is."""
+    asked: NDArray[np.int64] | None = None
+    """The positions whose outputs are answers, such as the first token of each word; None where the row
+    is answered as a whole. Rows of one example ask for its words one after the other, each word once."""
+
+
+class ByToken(NamedTuple):
+    """Outputs of which some are one a token; of these a row keeps the ones that it asks for."""
+
+    tokens: Any
+    """`[batch, length, …]` of a batch, `[words, …]` of an example."""
+    text: Any = None
+    """`[batch, …]` of a batch, `[rows, …]` of an example; None where nothing is said of a row as a whole."""
+
+
+Outputs = NDArray[np.float32] | ByToken
+"""Of an example: `[rows, …]`, or what is said of its words."""
 
 
 class TaskModule(Protocol):
-    """A backbone with the task's head on it."""
+    """A backbone with the task's head on it, which reads the backbone's states and nothing else of it.
+
+    Heads that share a backbone share its states too: `loss` and `outputs` are told them.
+    """
 
     backbone: Transformer
     head: nn.Module
+    """What `Task.head_name` calls it in a folder."""
 
-    def __call__(self, batch: Batch) -> Loss: ...
+    def __call__(self, batch: Batch) -> Loss:
+        """The loss, states computed first."""
 
-    def predict(self, batch: Batch) -> Tensor:
-        """One output a row, in float32: `[batch, …]`."""
+    def loss(self, states: States, batch: Batch) -> Loss:
+        """The mean loss of the batch."""
+
+    def outputs(self, states: States, batch: Batch) -> Tensor | ByToken:
+        """One output a row, in float32: `[batch, …]`; or one a token."""
 
     def train(self, mode: bool = True) -> Any: ...
     def eval(self) -> Any: ...
@@ -75,7 +107,10 @@ class Task(Protocol[E, A]):
     name: str
     """In the table of tasks."""
     head_name: str
-    """Of its head in a model folder."""
+    """Of the module's `head` in a model folder; empty where no published layout has such a head. What the
+    module holds beside backbone and published head is kept in a file of its own."""
+    inventory_kind: type[Inventory]
+    """The record that `fit` gives."""
     metrics: tuple[str, ...]
     """The names of its scores; the first one chooses the best epoch."""
     problem: Any
@@ -106,10 +141,8 @@ class Task(Protocol[E, A]):
     ) -> TaskModule:
         """The network of the task, with the given head or a fresh one that is told `reading`."""
 
-    def decode(
-        self, outputs: Sequence[NDArray[np.float32]], examples: Sequence[E], inventory: Inventory
-    ) -> list[A]:
-        """One answer an example from the outputs of its rows, `[rows, …]`."""
+    def decode(self, outputs: Sequence[Any], examples: Sequence[E], inventory: Inventory) -> list[A]:
+        """One answer an example from its `Outputs`."""
 
     def score(self, answers: Sequence[A], examples: Sequence[E]) -> dict[str, float]:
         """The scores that `metrics` names."""

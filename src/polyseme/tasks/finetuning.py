@@ -27,6 +27,7 @@ from polyseme.records import from_plain, to_plain
 from polyseme.seeding import derived, generator
 from polyseme.tasks.rows import collate, count_cut, outputs_of, say_cut, shuffled_batches
 from polyseme.tasks.settings import FinetuneSettings
+from polyseme.tasks.skipping import leaving_out, parsed
 from polyseme.tasks.subsets import subset
 from polyseme.tasks.task import Row, Task, TaskModule, divided, make_task
 from polyseme.text.tokenizer import Tokenizer
@@ -64,6 +65,8 @@ class Outcome:
     """Of the run that was saved: the best on dev."""
     tokens_per_second: float
     """Real tokens trained on, padding and answering left out."""
+    left_out: tuple[str, ...] = ()
+    """With `skip_bad`, file, line and rule of every bad example of all files."""
 
 
 class _Data(NamedTuple):
@@ -107,7 +110,9 @@ def finetune(
     settings = from_plain(chosen, FinetuneSettings, where="finetune")
     folder = _free(out)
     runner = _Finetuning(make_task(task, of_task), model, settings)
-    data = runner.read(Path(train), Path(dev), Path(test) if test is not None else None)
+    with leaving_out(settings.skip_bad) as left:
+        data = runner.read(Path(train), Path(dev), Path(test) if test is not None else None)
+    left.say("finetune")
     runs = [runner.run(seed, data) for seed in settings.seeds]
     best = max(runs, key=lambda run: run.dev[runner.metric])
     outcome = Outcome(
@@ -117,6 +122,7 @@ def finetune(
         test=_scores([run.test for run in runs]),
         best_seed=best.seed,
         tokens_per_second=sum(run.tokens for run in runs) / max(sum(run.seconds for run in runs), 1e-9),
+        left_out=tuple(left.errors),
     )
     if folder is not None:
         runner.save(best, outcome, folder, train=str(train))
@@ -155,7 +161,7 @@ class _Finetuning:
         self.inventory = self.task.fit(examples)
         files = {"train": self._chosen(examples), "dev": list(self.task.read(dev, labelled=True))}
         files["test"] = list(self.task.read(test, labelled=True)) if test is not None else []
-        return {name: _Data(of_file, self._encoded(of_file, name)) for name, of_file in files.items()}
+        return {name: self._encoded(of_file, name) for name, of_file in files.items()}
 
     def run(self, seed: int, data: dict[str, _Data]) -> _Run:
         """Train once; torch's generator is as before afterwards."""
@@ -181,7 +187,7 @@ class _Finetuning:
             "dev": {name: score._asdict() for name, score in outcome.dev.items()},
             "test": {name: score._asdict() for name, score in outcome.test.items()},
             "environment": environment(),
-        }
+        } | ({"left_out": outcome.left_out} if outcome.left_out else {})
         card = Card(
             family=self.base.card.family,
             recipe=self.base.card.recipe,
@@ -257,13 +263,16 @@ class _Finetuning:
                 chosen = [rows[n] for n in numbers]
                 yield collate(chosen, padding=self.tokenizer.filling_id, config=self.config)
 
-    def _encoded(self, examples: Sequence[Any], name: str) -> list[list[Row]]:
-        rows = [
-            self.task.encode(example, self.tokenizer, self.inventory, max_length=self.max_length)
-            for example in examples
-        ]
-        say_cut(count_cut(rows), total=len(rows), max_length=self.max_length, name=name)
-        return rows
+    def _encoded(self, examples: Sequence[Any], name: str) -> _Data:
+        def rows_of(example: Any) -> tuple[Any, list[Row]]:
+            return example, self.task.encode(
+                example, self.tokenizer, self.inventory, max_length=self.max_length
+            )
+
+        encoded = list(parsed(examples, rows_of))
+        data = _Data([example for example, _ in encoded], [rows for _, rows in encoded])
+        say_cut(count_cut(data.rows), total=len(data.rows), max_length=self.max_length, name=name)
+        return data
 
     def _chosen(self, examples: list[Any]) -> list[Any]:
         settings = self.settings

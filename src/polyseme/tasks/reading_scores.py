@@ -1,7 +1,7 @@
 """How answers to questions on a passage are counted: exact match and F1 by the rules of each data set.
 
-SQuAD 1.1 (Rajpurkar et al. 2016, section 6.1) and 2.0 (Rajpurkar et al. 2018, section 5), CMRC 2018 (Cui et al.
-2019, section 3.2) and CJRC (Duan et al. 2019, section 4.1), each as its official script counts.
+SQuAD 1.1 (Rajpurkar et al. 2016) and 2.0 (Rajpurkar et al. 2018), CMRC 2018 (Cui et al. 2019) and CJRC (Duan
+et al. 2019), each as its official script counts.
 """
 
 import re
@@ -43,7 +43,7 @@ def squad1(given: str, gold: Sequence[str]) -> Count:
 
 
 def squad2(given: str, gold: Sequence[str]) -> Count:
-    """As SQuAD 1.1; what has no words is the answer of a question that has none, right or wrong as a whole."""
+    """As SQuAD 1.1; a question without an answer has the empty one, which is right or wrong as a whole."""
     gold = [one for one in gold if squad_normal(one)] or [""]
     exact = max(float(squad_normal(given) == squad_normal(one)) for one in gold)
     words = squad_normal(given).split()

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from polyseme.checkpoints.formats import Format
 from polyseme.embedding.windows import windows
 from polyseme.errors import DataError, SettingsError
 from polyseme.models.batch import Batch, Loss, States
@@ -93,16 +94,16 @@ class Classification:
             return [_row(ids[window.start : window.stop], label, tokenizer) for window in cut]
         return [_row(ids[:size], label, tokenizer, cut=max(len(ids) - size, 0))]
 
-    def pooling(self, config: TransformerConfig, poolings: Iterable[str]) -> str:
+    def reading(self, config: TransformerConfig, format: Format) -> dict[str, Any]:
         """The chosen pooling, or the folder's first; one that the folder cannot say is refused."""
-        possible = list(poolings)
+        possible = list(format.poolings)
         chosen = self.settings.pooling or ("mean" if "mean" in possible else possible[0])
         if chosen not in possible:
             raise SettingsError(
                 f"a classifier of this family cannot pool by {chosen!r}: its folder has no word for it; "
                 f"choose {' or '.join(possible)}"
             )
-        return chosen
+        return {"pooling": chosen, **format.classifier}
 
     def build(
         self,

@@ -33,7 +33,7 @@ def confusion(given: Sequence[str], true: Sequence[str], labels: Sequence[str]) 
 def matthews(counts: NDArray[np.int64]) -> float:
     """The correlation of answers and truth, from a `confusion`; 0 where one of both never changes.
 
-    Of two classes it is Matthews' coefficient (1975), which CoLA is scored by; of more, Gorodkin's R_K (2004).
+    Of two classes it is the coefficient (Matthews 1975) that scores CoLA; of more, R_K (Gorodkin 2004).
     """
     truth, answers = counts.sum(axis=1).astype(float), counts.sum(axis=0).astype(float)
     total, right = float(counts.sum()), float(np.trace(counts))

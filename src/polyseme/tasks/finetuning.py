@@ -15,6 +15,7 @@ from polyseme.records import from_plain
 from polyseme.tasks.preparation import Preparation
 from polyseme.tasks.runs import run
 from polyseme.tasks.settings import FinetuneSettings
+from polyseme.tasks.skipping import leaving_out
 from polyseme.tasks.task import divided, make_task
 
 
@@ -46,6 +47,8 @@ class Outcome:
     """Of the run that was saved: the best on dev."""
     tokens_per_second: float
     """Real tokens trained on, padding and answering left out."""
+    left_out: tuple[str, ...] = ()
+    """With `skip_bad`, file, line and rule of every bad example of all files."""
 
 
 def finetune(
@@ -69,7 +72,9 @@ def finetune(
     settings = from_plain(chosen, FinetuneSettings, where="finetune")
     folder = _free(out)
     shared = Preparation(make_task(task, of_task), model, settings)
-    data = shared.read(Path(train), Path(dev), Path(test) if test is not None else None)
+    with leaving_out(settings.skip_bad) as left:
+        data = shared.read(Path(train), Path(dev), Path(test) if test is not None else None)
+    left.say("finetune")
     runs = [run(shared, seed, data) for seed in settings.seeds]
     best = max(runs, key=lambda done: done.dev[shared.metric])
     outcome = Outcome(
@@ -79,6 +84,7 @@ def finetune(
         test=_scores([done.test for done in runs]),
         best_seed=best.seed,
         tokens_per_second=sum(done.tokens for done in runs) / max(sum(done.seconds for done in runs), 1e-9),
+        left_out=tuple(left.errors),
     )
     if folder is not None:
         made = {
@@ -87,7 +93,7 @@ def finetune(
             "examples": outcome.examples,
             "dev": {name: score._asdict() for name, score in outcome.dev.items()},
             "test": {name: score._asdict() for name, score in outcome.test.items()},
-        }
+        } | ({"left_out": outcome.left_out} if outcome.left_out else {})
         shared.save(best.tensors, folder, made)
         lines = [msgspec.json.encode(line) for done in runs for line in done.epochs]
         write_whole(folder / "journal.jsonl", b"".join(line + b"\n" for line in lines))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from polyseme.errors import DataError
 from polyseme.tasks.settings import ClassificationSettings
+from polyseme.tasks.skipping import parsed
 from polyseme.tasks.tables import Table, TableRow, read_table
 from polyseme.text.reading import TextSettings
 
@@ -42,13 +43,17 @@ def read_labelled(path: Path, settings: ClassificationSettings, *, labelled: boo
         reading=TextSettings(format="lines", encoding=settings.encoding, errors=settings.errors),
     )
     columns = _columns(table, settings, path=path, labelled=labelled)
-    for row in table.rows:
-        yield LabelledText(
-            text=_text(row, columns.text),
-            pair=_text(row, columns.pair) if columns.pair is not None else None,
-            labels=_labels(row, columns.label, settings) if labelled and columns.label is not None else None,
-            where=row.where,
-        )
+    label = columns.label if labelled else None
+    yield from parsed(table.rows, lambda row: _example(row, columns._replace(label=label), settings))
+
+
+def _example(row: TableRow, columns: "Columns", settings: ClassificationSettings) -> LabelledText:
+    return LabelledText(
+        text=_text(row, columns.text),
+        pair=_text(row, columns.pair) if columns.pair is not None else None,
+        labels=_labels(row, columns.label, settings) if columns.label is not None else None,
+        where=row.where,
+    )
 
 
 class Columns(NamedTuple):

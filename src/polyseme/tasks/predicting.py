@@ -20,7 +20,8 @@ from polyseme.files import whole_file
 from polyseme.records import from_plain
 from polyseme.tasks.rows import count_cut, outputs_of, say_cut
 from polyseme.tasks.settings import PredictSettings
-from polyseme.tasks.task import TaskModule, divided, make_task, task_kind
+from polyseme.tasks.skipping import leaving_out, parsed
+from polyseme.tasks.task import Row, TaskModule, divided, make_task, task_kind
 
 _BLOCK = 2048
 """Texts held at once."""
@@ -49,7 +50,7 @@ class Answerer:
         task, known = FOREIGN[model.card.problem or "single"]
         task, known = made.get("task", task), {**known, **made.get("task_settings", {})}
         chosen, of_task = divided(options, PredictSettings, task)
-        self._settings = settings = from_plain(chosen, PredictSettings, where="predict")
+        self.settings = settings = from_plain(chosen, PredictSettings, where="predict")
         if model.tokenizer is None:
             raise CheckpointError(f"{name_or_folder} has no tokenizer; fine-tune it first")
         torch.set_num_threads(settings.threads or usable_cores())
@@ -77,21 +78,30 @@ class Answerer:
 
     def answers(self, examples: Sequence[Any]) -> list[Any]:
         """One answer an example."""
-        rows = [
-            self.task.encode(example, self._tokenizer, self._inventory, max_length=self._max_length)
-            for example in examples
-        ]
+        return [answer for _, answer in self.answered(examples)]
+
+    def answered(self, examples: Sequence[Any]) -> list[tuple[Any, Any]]:
+        """Each example with its answer; without the bad ones where they may be left out."""
+
+        def rows_of(example: Any) -> tuple[Any, list[Row]]:
+            return example, self.task.encode(
+                example, self._tokenizer, self._inventory, max_length=self._max_length
+            )
+
+        encoded = list(parsed(examples, rows_of))
+        examples, rows = [example for example, _ in encoded], [rows for _, rows in encoded]
         self._cut += count_cut(rows)
         self._read += len(rows)
         outputs = outputs_of(
             self._module,
             rows,
             padding=self._tokenizer.filling_id,
-            batch_tokens=self._settings.batch_tokens,
+            batch_tokens=self.settings.batch_tokens,
             precision=self._precision,
             device=self._device,
         )
-        return self.task.decode(outputs, examples, self._inventory)
+        answers = self.task.decode(outputs, examples, self._inventory)
+        return list(zip(examples, answers, strict=True))
 
     def say_cut(self, name: str) -> None:
         """Say how many of the examples answered so far were cut; `name` tells which examples these are."""
@@ -113,7 +123,11 @@ def predict(file: str | Path, *, model: str | Path, out: str | Path, **options: 
     answerer = Answerer(model, **options)
     examples = answerer.task.read(Path(file), labelled=False)
     total = 0
-    with whole_file(Path(out)) as target, progress.bar("predict", unit="texts") as work:
+    with (
+        leaving_out(answerer.settings.skip_bad) as left,
+        whole_file(Path(out)) as target,
+        progress.bar("predict", unit="texts") as work,
+    ):
         for block in _blocks(examples):
             answers = answerer.answers(block)
             lines = [msgspec.json.encode(answerer.task.write(answer)) for answer in answers]
@@ -121,6 +135,7 @@ def predict(file: str | Path, *, model: str | Path, out: str | Path, **options: 
             work.advance(len(block))
             total += len(block)
     answerer.say_cut(str(file))
+    left.say(str(file))
     return total
 
 
@@ -133,10 +148,12 @@ def evaluate(task: str, file: str | Path, *, model: str | Path, **options: Any) 
     answerer = Answerer(model, **options)
     if answerer.task.name != task:
         raise SettingsError(f"{model} was fine-tuned for {answerer.task.name}, not for {task}")
-    examples = list(answerer.task.read(Path(file), labelled=True))
-    answers = answerer.answers(examples)
+    with leaving_out(answerer.settings.skip_bad) as left:
+        answered = answerer.answered(list(answerer.task.read(Path(file), labelled=True)))
     answerer.say_cut(str(file))
-    return answerer.report(answers, examples)
+    left.say(str(file))
+    report = answerer.report([answer for _, answer in answered], [example for example, _ in answered])
+    return report | ({"left_out": left.errors} if answerer.settings.skip_bad else {})
 
 
 def _fill(module: TaskModule, tensors: dict[str, Tensor], *, published: str) -> None:

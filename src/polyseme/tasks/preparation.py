@@ -19,6 +19,7 @@ from polyseme.models.transformer.config import TransformerConfig
 from polyseme.records import to_plain
 from polyseme.tasks.rows import count_cut, outputs_of, say_cut
 from polyseme.tasks.settings import FinetuneSettings
+from polyseme.tasks.skipping import parsed
 from polyseme.tasks.subsets import subset
 from polyseme.tasks.task import Row, Task, TaskModule
 from polyseme.text.tokenizer import Tokenizer
@@ -61,7 +62,7 @@ class Preparation:
         self.inventory = self.task.fit(examples)
         files = {"train": self._chosen(examples), "dev": list(self.task.read(dev, labelled=True))}
         files["test"] = list(self.task.read(test, labelled=True)) if test is not None else []
-        return {name: Data(of_file, self._encoded(of_file, name)) for name, of_file in files.items()}
+        return {name: self._encoded(of_file, name) for name, of_file in files.items()}
 
     def module(self) -> TaskModule:
         """The network of the task: the model's weights, and a fresh head (with `fresh`, all is fresh)."""
@@ -114,13 +115,16 @@ class Preparation:
         heads = {head: module.head} if head else {}
         save(Model(module.backbone, card, heads, self.tokenizer, own), folder)
 
-    def _encoded(self, examples: Sequence[Any], name: str) -> list[list[Row]]:
-        rows = [
-            self.task.encode(example, self.tokenizer, self.inventory, max_length=self.max_length)
-            for example in examples
-        ]
-        say_cut(count_cut(rows), total=len(rows), max_length=self.max_length, name=name)
-        return rows
+    def _encoded(self, examples: Sequence[Any], name: str) -> Data:
+        def rows_of(example: Any) -> tuple[Any, list[Row]]:
+            return example, self.task.encode(
+                example, self.tokenizer, self.inventory, max_length=self.max_length
+            )
+
+        encoded = list(parsed(examples, rows_of))
+        data = Data([example for example, _ in encoded], [rows for _, rows in encoded])
+        say_cut(count_cut(data.rows), total=len(data.rows), max_length=self.max_length, name=name)
+        return data
 
     def _chosen(self, examples: list[Any]) -> list[Any]:
         settings = self.settings

@@ -92,6 +92,8 @@ class FinetuneSettings(Record, frozen=True):
     """Threads of the processor; None: as many as this process may use."""
     batch_tokens: int = 8192
     """Tokens computed at once when answering, padding included."""
+    skip_bad: bool = False
+    """Leave out examples that do not fit, count and list them, instead of stopping at the first."""
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "embedding_learning_rate", "head_learning_rate"):
@@ -129,6 +131,8 @@ class PredictSettings(Record, frozen=True):
     """Threads of the processor; None: as many as this process may use."""
     batch_tokens: int = 8192
     """Tokens computed at once, padding included."""
+    skip_bad: bool = False
+    """Leave out examples that do not fit, count and list them, instead of stopping at the first."""
 
     def __post_init__(self) -> None:
         for name in ("threads", "batch_tokens"):

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from polyseme.errors import DataError
+from polyseme.tasks.skipping import bad, parsed
 from polyseme.text.json_lines import decode_line, why_not
 from polyseme.text.reading import TextSettings, read_lines
 
@@ -76,10 +77,13 @@ def _fitted(path: Path, columns: list[str], rows: Iterator[tuple[int, list[str]]
             continue
         cells = cells or [""]
         if len(cells) != len(columns):
-            raise DataError(
-                f"{path}, line {number}: {len(cells)} columns where the first row has {len(columns)} "
-                f"({', '.join(columns)})"
+            bad(
+                DataError(
+                    f"{path}, line {number}: {len(cells)} columns where the first row has {len(columns)} "
+                    f"({', '.join(columns)})"
+                )
             )
+            continue
         yield TableRow(f"{path}, line {number}", dict(zip(columns, cells, strict=True)))
 
 
@@ -91,7 +95,8 @@ def _csv(lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
 
 
 def _objects(path: Path, lines: Iterator[str], reading: TextSettings) -> Table:
-    rows = (_object(f"{path}, line {n}", line, reading) for n, line in enumerate(lines, 1) if line.strip())
+    numbered = ((f"{path}, line {n}", line) for n, line in enumerate(lines, 1) if line.strip())
+    rows = parsed(numbered, lambda numbered_line: _object(*numbered_line, reading))
     first = next(rows, None)
     if first is None:
         raise DataError(f"{path} is empty; a file of examples needs at least one row")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from polyseme.checkpoints.formats import Format
 from polyseme.errors import DataError, SettingsError
 from polyseme.models.batch import Batch, Loss, States
 from polyseme.models.heads import ClassificationHead
@@ -93,9 +94,9 @@ class Classification:
             by_windows=self.settings.long_texts == "windows",
         )
 
-    def pooling(self, config: TransformerConfig, poolings: Iterable[str]) -> str:
+    def reading(self, config: TransformerConfig, format: Format) -> dict[str, Any]:
         """The chosen pooling, or the folder's first; one that the folder cannot say is refused."""
-        return chosen_pooling(self.settings.pooling, poolings)
+        return {"pooling": chosen_pooling(self.settings.pooling, format.poolings), **format.classifier}
 
     def build(
         self,

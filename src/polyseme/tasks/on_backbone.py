@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from polyseme.models.batch import Batch, Loss, States
 from polyseme.models.transformer.model import Transformer
-from polyseme.tasks.task import ByToken
+from polyseme.tasks.task import ByToken, Outputs
 
 
 class OnBackbone(nn.Module, ABC):
@@ -31,3 +31,7 @@ class OnBackbone(nn.Module, ABC):
     @abstractmethod
     def outputs(self, states: States, batch: Batch) -> Tensor | ByToken:
         """One output a row, in float32, or one a token."""
+
+    def settled(self, outputs: list[Outputs]) -> list[Outputs]:
+        """The outputs as they are; a task whose answers depend on each other settles them here."""
+        return outputs

@@ -49,15 +49,15 @@ class Answerer:
         model = load(folder, heads=[head_name] if head_name else [])
         task, known = FOREIGN[model.card.problem or "single"]
         task, known = made.get("task", task), {**known, **made.get("task_settings", {})}
-        chosen, of_task = divided(options, PredictSettings, task)
+        given = {name: value for name, value in options.items() if value is not None}
+        chosen, of_task = divided(given, PredictSettings, task)
         self.settings = settings = from_plain(chosen, PredictSettings, where="predict")
         if model.tokenizer is None:
             raise CheckpointError(f"{name_or_folder} has no tokenizer; fine-tune it first")
         torch.set_num_threads(settings.threads or usable_cores())
         self._device = pick_device(settings.device)
         self._precision = pick_precision(settings.precision, self._device)
-        given = {name: value for name, value in of_task.items() if value is not None}
-        self.task = make_task(task, {**known, **given})
+        self.task = make_task(task, {**known, **of_task})
         self._tokenizer = model.tokenizer
         self._inventory = from_plain(
             {"labels": model.card.labels, **made.get("inventory", {})},

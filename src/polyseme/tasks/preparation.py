@@ -48,12 +48,12 @@ class Preparation:
         if self.base.tokenizer is None:
             raise CheckpointError(f"{self.source} has no tokenizer, so it cannot read text")
         self.tokenizer: Tokenizer = self.base.tokenizer
-        format = format_of(self.base.card.family)
-        pooling = task.pooling(self.base.backbone.config, format.poolings)
-        self.reading = {"pooling": pooling, **format.classifier}
+        self.reading = task.reading(self.base.backbone.config, format_of(self.base.card.family))
         if settings.dropout is not None:
             self.reading["dropout"] = settings.dropout
-        self.config = _changed(self.base.backbone.config, settings, pooler=pooling == "pooler")
+        self.config = _changed(
+            self.base.backbone.config, settings, pooler=self.reading.get("pooling") == "pooler"
+        )
         self.max_length = min(settings.max_length or 2**31, self.config.max_position_embeddings)
 
     def read(self, train: Path, dev: Path, test: Path | None) -> dict[str, Data]:
@@ -133,14 +133,14 @@ class Preparation:
 
 
 def _changed(config: TransformerConfig, settings: FinetuneSettings, *, pooler: bool) -> TransformerConfig:
-    """The model's configuration with the dropout of fine-tuning, a pooler if the head reads one, and no
-    decoder: what answers is an encoder."""
+    """The model's configuration with the dropout of fine-tuning, a pooler only if the head reads one, and
+    no decoder: what answers is an encoder."""
     if settings.max_length is not None and settings.max_length > config.max_position_embeddings:
         raise SettingsError(
             f"max_length {settings.max_length} is more than the {config.max_position_embeddings} positions "
             "of this model; long_texts=windows reads longer texts"
         )
-    changes: dict[str, Any] = {"decoder": None} | ({"pooler": True} if pooler else {})
+    changes: dict[str, Any] = {"decoder": None, "pooler": pooler}
     if settings.dropout is not None:
         changes |= {"dropout": settings.dropout, "attention_dropout": settings.dropout}
     return msgspec.structs.replace(config, **changes)

@@ -90,7 +90,7 @@ def outputs_of(
             said = module.outputs(module.backbone(batch), batch)
         for number, output in zip(numbers, of_rows(said, [rows[n] for n in numbers]), strict=True):
             outputs[number] = output
-    return list(_grouped(outputs, [len(of_example) for of_example in rows_of_examples]))
+    return module.settled(list(_grouped(outputs, [len(of_example) for of_example in rows_of_examples])))
 
 
 def of_rows(said: torch.Tensor | ByToken, rows: Sequence[Row]) -> Iterator[Outputs]:

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from polyseme.errors import SettingsError
 from polyseme.records import Record, from_plain, nearest
-from polyseme.tasks import TASKS
+from polyseme.tasks import TASKS, TaskEntry
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from polyseme.checkpoints.formats import Format
     from polyseme.models.batch import Batch, Loss, States
     from polyseme.models.transformer.config import TransformerConfig
     from polyseme.models.transformer.model import Transformer
@@ -90,6 +91,9 @@ class TaskModule(Protocol):
     def outputs(self, states: States, batch: Batch) -> Tensor | ByToken:
         """One output a row, in float32: `[batch, …]`; or one a token."""
 
+    def settled(self, outputs: list[Outputs]) -> list[Outputs]:
+        """What is said of examples once the outputs of their rows are together: what goes to `decode`."""
+
     def train(self, mode: bool = True) -> Any: ...
     def eval(self) -> Any: ...
     def to(self, device: Any) -> Any: ...
@@ -128,8 +132,11 @@ class Task(Protocol[E, A]):
     def encode(self, example: E, tokenizer: Tokenizer, inventory: Inventory, *, max_length: int) -> list[Row]:
         """One row, or several where a text needs windows; an unknown label is a `DataError`."""
 
-    def pooling(self, config: TransformerConfig, poolings: Iterable[str]) -> str:
-        """How the head reads a network, among what its folder can say."""
+    def reading(self, config: TransformerConfig, format: Format) -> dict[str, Any]:
+        """How the head reads a network of this family, among what its folder can say: what `build` is told.
+
+        `pooling` "pooler" gives the backbone a pooler where it has none; all else leaves it without one.
+        """
 
     def build(
         self,
@@ -156,11 +163,24 @@ class Task(Protocol[E, A]):
 
 def task_kind(name: str) -> type[Any]:
     """The class of a task by its name in the table."""
+    return _found(_entry(name).kind)
+
+
+def settings_kind(name: str) -> type[Record]:
+    """The record of a task's settings, without loading torch."""
+    return _found(_entry(name).settings)
+
+
+def _entry(name: str) -> TaskEntry:
     if name not in TASKS:
         raise SettingsError(
             f"there is no task {name!r}{nearest(name, list(TASKS))}; choose {', '.join(TASKS)}"
         )
-    module, _, kind = TASKS[name].partition(":")
+    return TASKS[name]
+
+
+def _found(path: str) -> type[Any]:
+    module, _, kind = path.partition(":")
     found: type[Any] = getattr(import_module(module), kind)
     return found
 
@@ -176,7 +196,7 @@ def divided(
     options: Mapping[str, Any], kind: type[Record], task: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options that are fields of `kind`, and those that are settings of the task."""
-    own, of_task = kind.__struct_fields__, task_kind(task).settings_kind.__struct_fields__
+    own, of_task = kind.__struct_fields__, settings_kind(task).__struct_fields__
     for name in options:
         if name not in own and name not in of_task:
             raise SettingsError(f"{name} is not a setting here{nearest(name, [*own, *of_task])}")

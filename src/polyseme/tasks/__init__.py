@@ -16,4 +16,7 @@ TASKS: dict[str, TaskEntry] = {
     "classification": TaskEntry(
         "polyseme.tasks.classification:Classification", "polyseme.tasks.settings:ClassificationSettings"
     ),
+    "regression": TaskEntry(
+        "polyseme.tasks.regression:Regression", "polyseme.tasks.settings:RegressionSettings"
+    ),
 }

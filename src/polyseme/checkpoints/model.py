@@ -26,6 +26,8 @@ HEADS = {
     "sentence-order": "polyseme.models.heads:PairHead",
     "replaced-token": "polyseme.models.heads:ReplacedTokenHead",
     "classification": "polyseme.models.heads:ClassificationHead",
+    "question-answering": "polyseme.models.answering:QuestionAnsweringHead",
+    "multiple-choice": "polyseme.models.answering:MultipleChoiceHead",
     "seq2seq-lm": "polyseme.models.transformer.encoder_decoder:Seq2SeqLMHead",
 }
 """The heads that a folder can hold, by their names in `Model.heads`: import paths of their classes."""
@@ -33,8 +35,14 @@ HEADS = {
 PREDICT_TOKENS = ("masked-lm", "causal-lm", "seq2seq-lm", "permutation-lm", "adaptive-lm")
 """The heads that score the whole vocabulary, with the token table as their matrix."""
 
-READ_POOLED = ("next-sentence", "sentence-order", "classification")
+READ_POOLED = ("next-sentence", "sentence-order", "classification", "multiple-choice")
 """The heads that read what a pooler makes of the first state, in families that have one."""
+
+POOL = ("classification", "multiple-choice")
+"""The heads that are told how to pool the states."""
+
+TOLD_APART = ("classification", "question-answering", "multiple-choice")
+"""The heads whose tensors families give the same names: config.json's `architectures` says which it is."""
 
 
 class Card(Record, frozen=True):

@@ -1,6 +1,7 @@
 """Rows in batches: by length and shuffled for training, by a budget of tokens for answers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ _POOL = 16
 
 
 def collate(rows: Sequence[Row], *, padding: int, config: TransformerConfig) -> Batch:
-    """The rows as one batch for a model of this kind."""
+    """The rows as one batch for a model of this kind, each with those that stand beside it."""
+    rows = side_by_side(rows)
     most = config.max_position_embeddings
     matrix, real = pad([row.input_ids for row in rows], padding=padding, most=most)
     types = None
@@ -36,6 +38,11 @@ def collate(rows: Sequence[Row], *, padding: int, config: TransformerConfig) -> 
         token_labels=_by_token([row.token_labels for row in rows], width, filling=IGNORED),
         token_hints=_by_token([row.token_hints for row in rows], width, filling=0),
     )
+
+
+def side_by_side(rows: Iterable[Row]) -> list[Row]:
+    """Every row, followed by those beside it."""
+    return [one for row in rows for one in (row, *row.beside)]
 
 
 def _by_token(rows: Sequence[NDArray[np.int64] | None], width: int, *, filling: int) -> torch.Tensor | None:
@@ -81,6 +88,9 @@ def outputs_of(
     device: torch.device,
 ) -> list[Outputs]:
     """What the network says of each example, in the examples' order."""
+    rows_of_examples = [
+        [replace(row, beside=()) for row in side_by_side(of_example)] for of_example in rows_of_examples
+    ]
     rows = [row for of_example in rows_of_examples for row in of_example]
     outputs: list[Outputs] = [np.zeros(0, dtype=np.float32)] * len(rows)
     module.eval()
@@ -101,7 +111,8 @@ def of_rows(said: torch.Tensor | ByToken, rows: Sequence[Row]) -> Iterator[Outpu
     tokens = said.tokens.float().cpu().numpy()
     texts = [None] * len(rows) if said.text is None else said.text.float().cpu().numpy()
     for row, of_tokens, of_text in zip(rows, tokens, texts, strict=True):
-        yield ByToken(of_tokens[row.asked if row.asked is not None else slice(len(row.input_ids))], of_text)
+        asked = row.asked if row.asked is not None else slice(len(row.input_ids))
+        yield ByToken(of_tokens[asked], of_text, row.places)
 
 
 def _grouped(outputs: Sequence[Outputs], counts: Sequence[int]) -> Iterator[Outputs]:
@@ -116,7 +127,8 @@ def joined(of_rows: Sequence[Any]) -> Outputs:
     if not isinstance(of_rows[0], ByToken):
         return np.stack(of_rows)
     texts = None if of_rows[0].text is None else np.stack([row.text for row in of_rows])
-    return ByToken(np.concatenate([row.tokens for row in of_rows]), texts)
+    places = None if of_rows[0].places is None else np.concatenate([row.places for row in of_rows])
+    return ByToken(np.concatenate([row.tokens for row in of_rows]), texts, places)
 
 
 def count_cut(rows_of_examples: Sequence[Sequence[Row]]) -> int:

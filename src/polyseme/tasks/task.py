@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from polyseme.errors import SettingsError
 from polyseme.records import Record, from_plain, nearest
 from polyseme.tasks import TASKS, TaskEntry
+from polyseme.tasks.skipping import parsed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -57,6 +58,11 @@ class Row:
     asked: NDArray[np.int64] | None = None
     """The positions whose outputs are answers, such as the first token of each word; None where the row
     is answered as a whole. Rows of one example ask for its words one after the other, each word once."""
+    places: NDArray[np.int64] | None = None
+    """What `decode` must know of each position that is asked for, such as where it stands in the text:
+    `[asked, …]`."""
+    beside: tuple[Row, ...] = ()
+    """Rows of the same example that must stand in the same batch, such as the other choices of a question."""
 
 
 class ByToken(NamedTuple):
@@ -66,6 +72,8 @@ class ByToken(NamedTuple):
     """`[batch, length, …]` of a batch, `[words, …]` of an example."""
     text: Any = None
     """`[batch, …]` of a batch, `[rows, …]` of an example; None where nothing is said of a row as a whole."""
+    places: Any = None
+    """What the rows know of their words: `[words, …]` of an example."""
 
 
 Outputs = NDArray[np.float32] | ByToken
@@ -159,6 +167,29 @@ class Task(Protocol[E, A]):
 
     def write(self, answer: A) -> dict[str, Any]:
         """The answer as plain data, for a line of JSON."""
+
+
+@runtime_checkable
+class Teaching(Protocol[E]):
+    """A task some of whose labelled examples can be scored, and yet not be learned from."""
+
+    def lesson(self, example: E) -> E:
+        """The example, or a `DataError` that says why nothing can be learned from it."""
+
+
+@runtime_checkable
+class Tuning(Protocol[E]):
+    """A task whose network holds something that is chosen on dev instead of being trained."""
+
+    def tune(
+        self, module: Any, outputs: list[Any], examples: Sequence[E], inventory: Inventory
+    ) -> list[Any]:
+        """Choose it by the `Outputs` of dev, and give these as they are with it."""
+
+
+def lessons(task: Any, examples: Iterable[E]) -> Iterable[E]:
+    """The examples that can be learned from; one that cannot is `bad`."""
+    return parsed(examples, task.lesson) if isinstance(task, Teaching) else examples
 
 
 def task_kind(name: str) -> type[Any]:

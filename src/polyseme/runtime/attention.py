@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from polyseme.runtime.states import PLAIN, READY, Precision, Ready
+from polyseme.runtime.native.attention import AttentionChoices, NativeAttention
+from polyseme.runtime.states import Precision, Ready, kernels, making_ready
 
 Attention = Callable[[Tensor, Tensor], Ready]
 """The product `[tokens, 3 · inner]` of the fused linear, and `starts` `[rows + 1]`, to `[tokens, inner]`."""
@@ -22,6 +23,7 @@ def attention(
     reach: int | None = None,
     turn: tuple[Tensor, Tensor] | None = None,
     distances: Tensor | None = None,
+    device: torch.device | None = None,
 ) -> Attention:
     """softmax(query · key · scale + bias) · value within each row, heads side by side as they came.
 
@@ -33,37 +35,21 @@ def attention(
     tensor in memory of the processor for the native path, and beside the product elsewhere; rows of 0 tokens
     are allowed. The result is ready for the output linear. Safe to call from several threads.
     """
-    return PortableAttention(
-        num_heads=num_heads,
-        head_size=head_size,
-        scale=scale,
-        precision=precision,
-        causal=causal,
-        reach=reach,
-        turn=turn,
-        distances=distances,
-    )
+    device = device or torch.device("cpu")
+    choices = AttentionChoices(num_heads, head_size, scale, causal, reach, turn, distances)
+    native = kernels(device)
+    if native is None:
+        return PortableAttention(choices, making_ready(precision, device))
+    return NativeAttention(native, choices, makes_quantised=precision == "int8")
 
 
 class PortableAttention:
     """By torch's own calls, on any device: neighbouring rows of equal length go together."""
 
-    def __init__(
-        self,
-        *,
-        num_heads: int,
-        head_size: int,
-        scale: float,
-        precision: Precision,
-        causal: bool = False,
-        reach: int | None = None,
-        turn: tuple[Tensor, Tensor] | None = None,
-        distances: Tensor | None = None,
-    ) -> None:
-        self.num_heads, self.head_size, self.scale = num_heads, head_size, scale
-        self.causal, self.reach, self.distances = causal, reach, distances
-        self.tables = turn
-        self.plain, self.ready = PLAIN[precision], READY[precision]
+    def __init__(self, choices: AttentionChoices, ready: Callable[[Tensor], Ready]) -> None:
+        self.num_heads, self.head_size, self.scale = choices.num_heads, choices.head_size, choices.scale
+        self.causal, self.reach, self.distances = choices.causal, choices.reach, choices.distances
+        self.tables, self.ready = choices.turn, ready
 
     def __call__(self, product: Tensor, starts: Tensor) -> Ready:
         gathered = product.new_empty((len(product), self.num_heads * self.head_size))

@@ -6,7 +6,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from polyseme.runtime.states import PLAIN, READY, Precision, Quantised, Ready
+from polyseme.runtime.native.linears import NativeLinear
+from polyseme.runtime.states import (
+    PLAIN,
+    Precision,
+    Quantised,
+    Ready,
+    as_plain,
+    kernels,
+    making_ready,
+    quantise,
+    quantise_rows,
+)
 
 Linear = Callable[[Ready], Ready]
 
@@ -35,6 +46,9 @@ def linear(
     result goes straight into another linear of the same precision, as between the two halves of a
     feed-forward part: then it comes out ready for it. Safe to call from several threads.
     """
+    native = kernels(weight.device)
+    if native is not None and NativeLinear.can(native, weight, precision):
+        return NativeLinear(native, weight, bias, precision, activation=activation, makes_ready=makes_ready)
     return PortableLinear(weight, bias, precision=precision, activation=activation, makes_ready=makes_ready)
 
 
@@ -49,10 +63,10 @@ def gated_linear(
     makes_ready: bool = False,
 ) -> Linear:
     """`activation(states · weightᵀ + bias) · (states · gate_weightᵀ + gate_bias)`, of the same states."""
-    return PortableGated(
-        PortableLinear(weight, bias, precision=precision, activation=activation),
-        PortableLinear(gate_weight, gate_bias, precision=precision),
-        precision=precision if makes_ready else "fp32",
+    return GatedLinear(
+        linear(weight, bias, precision=precision, activation=activation),
+        linear(gate_weight, gate_bias, precision=precision),
+        making_ready(precision, weight.device) if makes_ready else as_plain,
     )
 
 
@@ -70,7 +84,7 @@ class PortableLinear:
     ) -> None:
         self.dtype = PLAIN[precision]
         self.bend = BENDS[activation]
-        self.ready = READY[precision if makes_ready else "fp32"]
+        self.ready = making_ready(precision, weight.device) if makes_ready else as_plain
         self.is_int8 = precision == "int8"
         self.scales = torch.ones(1)
         if self.is_int8:
@@ -87,28 +101,21 @@ class PortableLinear:
         return F.linear(states.to(self.dtype), self.weight, self.bias)
 
     def _whole_numbers(self, states: Ready) -> Tensor:
-        ready = READY["int8"](states) if isinstance(states, Tensor) else states
+        ready = quantise(states) if isinstance(states, Tensor) else states
         assert isinstance(ready, Quantised)
         sums = (ready.values.float() - ready.zeros[:, None]) @ self.weight.T
         product = sums * ready.scales[:, None] * self.scales
         return (product if self.bias is None else product + self.bias).to(self.dtype)
 
 
-class PortableGated:
+class GatedLinear:
     """Two linears of the same states, multiplied number by number."""
 
-    def __init__(self, widen: Linear, gate: Linear, *, precision: Precision) -> None:
-        self.widen, self.gate, self.ready = widen, gate, READY[precision]
+    def __init__(self, widen: Linear, gate: Linear, ready: Callable[[Tensor], Ready]) -> None:
+        self.widen, self.gate, self.ready = widen, gate, ready
 
     def __call__(self, states: Ready) -> Ready:
         widened, gates = self.widen(states), self.gate(states)
         assert isinstance(widened, Tensor)
         assert isinstance(gates, Tensor)
         return self.ready(widened * gates)
-
-
-def quantise_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row of a weight to whole numbers from −127 to 127: the numbers (float32), and a scale for each."""
-    weight = weight.detach().float()
-    scales = (weight.abs().amax(dim=1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
-    return torch.round(weight / scales[:, None]), scales

@@ -73,11 +73,12 @@ entries of a list in JSON."""
 
 
 def read(path: Path) -> str:
-    """The text of a file, compressed or not."""
-    if path.suffix == ".xz":
-        with lzma.open(path, "rt", encoding="utf-8") as file:
-            return file.read()
-    return path.read_text(encoding="utf-8-sig")
+    """The text of a file, compressed or not; what is not UTF-8 is Latin-1, as the data's README says."""
+    content = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
 
 
 def without(path: Path, cut: str, *places: int) -> tuple[Any, list[Any]]:

@@ -5,8 +5,8 @@
 Each data set is fine-tuned with three seeds in a process of its own, whose time and highest memory the table
 names; larger sets are trained and tested on a part, whose size it names too. Splits are those of
 bench/task_splits.py. Beside every classification stands TF-IDF over characters with a linear model, and
-beside the similarity of sentences the plain cosine of their vectors. A cell keeps its result in FOLDER, and the same command
-goes on where it stopped.
+beside the similarity of sentences the plain cosine of their vectors. A cell keeps its result in FOLDER, and
+the same command goes on where it stopped.
 """
 
 import argparse

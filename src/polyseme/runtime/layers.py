@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from polyseme.models.transformer.layer import Layer
 from polyseme.models.transformer.model import Transformer
-from polyseme.runtime.norms import Norm, Normed
+from polyseme.runtime.norms import Norm
 from polyseme.runtime.parts import (
     Position,
     Sublayer,
@@ -18,7 +18,7 @@ from polyseme.runtime.parts import (
     plain,
 )
 from polyseme.runtime.relative import RelativeRuns, relative_attention
-from polyseme.runtime.states import Precision
+from polyseme.runtime.states import Normed, Precision
 
 READABLE: dict[Precision, Precision] = {"fp32": "fp32", "bf16": "bf16", "int8": "bf16"}
 """The precision of states that are read by something else than a linear of this room."""

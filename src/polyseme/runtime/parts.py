@@ -16,8 +16,8 @@ from polyseme.models.transformer.positions import Bucketed, Rotary
 from polyseme.runtime.attention import Attention, attention
 from polyseme.runtime.first_states import FirstStates, first_states
 from polyseme.runtime.linears import Linear, gated_linear, linear
-from polyseme.runtime.norms import Norm, Normed, norm
-from polyseme.runtime.states import Precision, Ready
+from polyseme.runtime.norms import Norm, norm
+from polyseme.runtime.states import Normed, Precision, Ready
 
 Position = Literal["before", "after"]
 Sublayer = Callable[[Ready, Any], Tensor]

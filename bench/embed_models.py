@@ -18,13 +18,13 @@ SHAPES: dict[str, dict[str, int]] = {
     "small-zh": {"hidden_size": 512, "num_layers": 4, "num_heads": 8, "intermediate_size": 2048},
 }
 """Models without published weights here: BERT's initialisation, so cosines say little of trained ones."""
-TOKENS = {"minilm-en": 32_768, "bert-base-zh": 8_192, "small-zh": 32_768}
+TOKENS = {"minilm-en": 24_576, "bert-base-zh": 6_144, "small-zh": 24_576}
 """Tokens of one round over a profile; a sixteenth of them with --quick."""
 PROFILES = {"10": (5, 18), "30": (8, 72), "200": (80, 400), "512": (384, 512)}
 """The shortest and longest wanted length, in tokens. Inside, lengths follow a log-normal distribution around
 the profile's name with a deviation of 0.4; at 512, the most that the models read, they lie evenly."""
 LATENCY, QUALITY, CALIBRATION = "latency", "sts-b", "calibration"
-"""Single short texts; pairs with a human score; texts for quantisers to look at, which no other profile has."""
+"""Single short texts; pairs with a human score; texts for quantisers, which no other profile has."""
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,8 @@ class Answerer:
         head_name = task_kind(made["task"]).head_name if "task" in made else "classification"
         model = load(folder, heads=[head_name] if head_name else [])
         task, known = FOREIGN[model.card.problem or "single"]
-        task, known = made.get("task", task), {**known, **made.get("task_settings", {})}
+        if "task" in made:
+            task, known = made["task"], made.get("task_settings", {})
         given = {name: value for name, value in options.items() if value is not None}
         chosen, of_task = divided(given, PredictSettings, task)
         self.settings = settings = from_plain(chosen, PredictSettings, where="predict")

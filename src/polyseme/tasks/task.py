@@ -181,9 +181,7 @@ class Teaching(Protocol[E]):
 class Tuning(Protocol[E]):
     """A task whose network holds something that is chosen on dev instead of being trained."""
 
-    def tune(
-        self, module: Any, outputs: list[Any], examples: Sequence[E], inventory: Inventory
-    ) -> list[Any]:
+    def tune(self, module: Any, outputs: list[Any], examples: Sequence[E], inventory: Inventory) -> list[Any]:
         """Choose it by the `Outputs` of dev, and give these as they are with it."""
 
 

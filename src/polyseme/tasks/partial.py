@@ -1,0 +1,136 @@
+"""What a fine-tuning keeps in `OUT.partial` until it is done, for the same command to go on."""
+
+import contextlib
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from safetensors.torch import load as tensors_from
+from safetensors.torch import save as bytes_of
+
+from polyseme.errors import DataError, SettingsError
+from polyseme.files import held, write_whole
+from polyseme.records import flat, to_json, to_plain
+from polyseme.tasks.preparation import Data, Preparation
+from polyseme.tasks.runs import Run
+from polyseme.training.companions import fingerprint
+
+_COMMAND = "command.json"
+
+
+class Partial:
+    """The folder of an unfinished fine-tuning."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def state(self, name: str) -> Path:
+        """Where the run `name` keeps its state."""
+        return self.folder / f"{name}-state"
+
+    def read(self, name: str) -> Run | None:
+        """A run that was finished before; without weights if a run before it is better."""
+        path = self.folder / f"{name}.json"
+        if not path.exists():
+            return None
+        plain, best = msgspec.json.decode(path.read_bytes()), self.folder / f"{name}.safetensors"
+        outputs = self.folder / f"{name}-outputs.safetensors"
+        return Run(
+            **plain,
+            tensors=tensors_from(best.read_bytes()) if best.exists() else {},
+            outputs=_outputs(outputs.read_bytes()) if outputs.exists() else [],
+        )
+
+    def write(self, name: str, run: Run) -> None:
+        """Keep a finished run; its state is no longer needed."""
+        if run.outputs:
+            arrays = {str(n): _tensor(output) for n, output in enumerate(run.outputs)}
+            write_whole(self.folder / f"{name}-outputs.safetensors", bytes_of(arrays))
+        if run.tensors:
+            write_whole(self.folder / f"{name}.safetensors", bytes_of(run.tensors))
+        plain = {
+            field: getattr(run, field)
+            for field in run.__dataclass_fields__
+            if field not in ("tensors", "outputs")
+        }
+        write_whole(self.folder / f"{name}.json", msgspec.json.encode(plain))
+        shutil.rmtree(self.state(name), ignore_errors=True)
+
+
+@contextlib.contextmanager
+def partial(out: str | Path | None) -> Iterator[Partial | None]:
+    """The folder beside `out` while the block runs; it goes when the block ends well, or holds nothing yet.
+
+    None without `out`. Raises `DataError` where `out` is taken already, or another process writes it.
+    """
+    if out is None:
+        yield None
+        return
+    folder = Path(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder} exists and is not empty; name another folder, or remove it first")
+    beside = folder.with_name(f"{folder.name}.partial")
+    with held(beside, purpose="fine-tuning"):
+        try:
+            yield Partial(beside)
+        except BaseException:
+            if {path.name for path in beside.iterdir()} <= {_COMMAND, ".lock"}:
+                shutil.rmtree(beside)
+            raise
+        shutil.rmtree(beside)
+
+
+def check_command(place: Partial, shared: Preparation, data: Mapping[str, Data]) -> None:
+    """Write down what is done here; refuse to go on with something else in the same folder."""
+    settings = {
+        name: value
+        for name, value in flat(shared.settings).items()
+        if not name.startswith(("saving.", "machine."))
+    }
+    now = {
+        "task": shared.task.name,
+        **settings,
+        **to_plain(shared.task.settings),
+        "precision": shared.precision,
+        "model": fingerprint(shared.base.backbone, shared.base.heads),
+        **{f"{name} examples": _fingerprint(part) for name, part in data.items()},
+    }
+    path = place.folder / _COMMAND
+    if not path.exists():
+        write_whole(path, to_json(now))
+        return
+    then = msgspec.json.decode(path.read_bytes())
+    for key, value in msgspec.json.decode(msgspec.json.encode(now)).items():
+        if then.get(key) != value:
+            shown = (
+                "" if key == "model" or key.endswith(" examples") else f" ({then.get(key)} then, {value} now)"
+            )
+            raise SettingsError(
+                f"{place.folder} was started with another {key}{shown}; repeat the first command to go on, "
+                "or remove that folder"
+            )
+
+
+def _fingerprint(data: Data) -> str:
+    """SHA-256 over the rows of all examples."""
+    digest = hashlib.sha256()
+    for rows in data.rows:
+        for row in rows:
+            for array in (row.input_ids, row.token_type_ids, row.label):
+                digest.update(b"." if array is None else np.ascontiguousarray(array).tobytes())
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def _tensor(output: Any) -> Any:
+    return torch.from_numpy(np.ascontiguousarray(output))
+
+
+def _outputs(content: bytes) -> list[Any]:
+    tensors = tensors_from(content)
+    return [tensors[str(number)].numpy() for number in range(len(tensors))]

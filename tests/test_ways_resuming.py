@@ -1,12 +1,12 @@
 """A fine-tuning that is killed goes on with the same command, and ends with the same bits."""
 
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_models import small_model
@@ -16,47 +16,47 @@ from polyseme.errors import DataError, SettingsError
 from polyseme.tasks.finetuning import finetune
 from polyseme.training.journal import read_journal
 
-STEPS = 3
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     target = tmp_path_factory.mktemp("resuming")
-    reviews(target / "train.tsv", 96, seed=0)
+    reviews(target / "train.tsv", 48, seed=0)
     reviews(target / "dev.tsv", 20, seed=1)
     small_model(target, "bert", num_layers=2, dropout=0.2, attention_dropout=0.1)
     return target
 
 
-def command(folder: Path, out: Path) -> list[str]:
+def words(folder: Path, out: Path) -> dict[str, Any]:
+    """A head of its own for one epoch and all for two, 18 steps for each of two seeds."""
     places = {"train": folder / "train.tsv", "dev": folder / "dev.tsv", "model": folder / "bert", "out": out}
-    named = [part for name, path in places.items() for part in (f"--{name}", str(path))]
-    return [
-        *(sys.executable, "-m", "polyseme", "finetune", "classification", *named, "--way", "head-first"),
-        *("--head-epochs", "2", "--epochs", "3", "--batch-size", "8", "--precision", "fp32"),
-        *("--seeds", "1", "2", "--threads", "1", "--save-steps", str(STEPS), "--quiet"),
-    ]
+    stages = {"way": "head-first", "head_epochs": 1, "epochs": 2, "batch_size": 8, "seeds": (1, 2)}
+    return {**places, **stages, "precision": "fp32", "threads": 1, "save_steps": 2}
 
 
-def killed_at(step: int, words: list[str], states: Path) -> None:
-    """Start the command and kill it, without any warning, once a state of that step stands."""
-    process = subprocess.Popen(words, env=os.environ | {"OMP_NUM_THREADS": "1"})
+def killed_at(step: int, options: dict[str, Any], states: Path) -> None:
+    """Fine-tune in another process, and kill it without any warning once a state of that step stands."""
+    process = multiprocessing.get_context("fork").Process(
+        target=finetune, args=("classification",), kwargs=options
+    )
+    process.start()
     end = time.monotonic() + 60
-    while not list(states.glob(f"step-*{step:04}")) and process.poll() is None:
+    while not list(states.glob(f"step-*{step:04}")) and process.is_alive():
         assert time.monotonic() < end
-        time.sleep(0.002)
+        time.sleep(0.001)
+    assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
 
 def test_a_killed_fine_tuning_ends_with_the_same_bits(folder: Path, tmp_path: Path) -> None:
     """Killed in the first phase, in the second, and in the second seed's run."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    subprocess.run(command(folder, whole), check=True)
-    for seed, step in ((1, 12), (1, 33), (2, 30)):
-        killed_at(step, command(folder, broken), tmp_path / "broken.partial" / f"seed-{seed}-state")
+    finetune("classification", **words(folder, whole))
+    for seed, step in ((1, 4), (1, 10), (2, 14)):
+        killed_at(step, words(folder, broken), tmp_path / "broken.partial" / f"seed-{seed}-state")
         assert not broken.exists()
-    subprocess.run(command(folder, broken), check=True)
+    finetune("classification", **words(folder, broken))
     first, second = ((f / "model.safetensors").read_bytes() for f in (whole, broken))
     assert first == second
     assert read_journal(whole / "journal.jsonl") == read_journal(broken / "journal.jsonl")
@@ -64,12 +64,11 @@ def test_a_killed_fine_tuning_ends_with_the_same_bits(folder: Path, tmp_path: Pa
 
 
 def test_another_command_does_not_go_on_in_the_same_folder(folder: Path, tmp_path: Path) -> None:
-    words = command(folder, tmp_path / "out")
-    killed_at(12, words, tmp_path / "out.partial" / "seed-1-state")
-    options = {"train": folder / "train.tsv", "dev": folder / "dev.tsv", "model": folder / "bert"}
+    options = words(folder, tmp_path / "out")
+    killed_at(4, options, tmp_path / "out.partial" / "seed-1-state")
     with pytest.raises(SettingsError, match=r"another way \(head-first then, full now\); repeat the first"):
-        finetune("classification", **options, out=tmp_path / "out", precision="fp32", threads=1)
+        finetune("classification", **options | {"way": "full"})
     shutil.rmtree(tmp_path / "out.partial")
     with pytest.raises(DataError):
-        finetune("classification", **options | {"dev": tmp_path / "none.tsv"}, out=tmp_path / "out")
+        finetune("classification", **options | {"dev": tmp_path / "none.tsv"})
     assert not (tmp_path / "out.partial").exists()

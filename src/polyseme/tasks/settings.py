@@ -5,6 +5,7 @@ from typing import Literal
 from polyseme.devices import Precision
 from polyseme.records import Record
 from polyseme.tasks.ways.settings import (
+    FeatureSettings,
     MachineSettings,
     RateSettings,
     SavingSettings,
@@ -12,7 +13,7 @@ from polyseme.tasks.ways.settings import (
     SubsetSettings,
 )
 
-Way = Literal["full", "head-first", "gradual"]
+Way = Literal["full", "frozen", "head-first", "gradual"]
 
 
 class ClassificationSettings(Record, frozen=True):
@@ -58,8 +59,8 @@ class FinetuneSettings(Record, frozen=True):
     """How a model is fine-tuned."""
 
     way: Way = "full"
-    """What learns when: all at once (full); the new head first, then all; the layers one after the other,
-    from above (gradual)."""
+    """What learns when: all at once (full); what reads the features of a frozen network; the new head
+    first, then all; the layers one after the other, from above (gradual)."""
     learning_rate: float = 1e-4
     """Of the layers, at its highest."""
     epochs: int = 4
@@ -84,6 +85,7 @@ class FinetuneSettings(Record, frozen=True):
     """Start the same network from random weights: what a comparison must beat."""
     rates: RateSettings = RateSettings()
     stages: StageSettings = StageSettings()
+    features: FeatureSettings = FeatureSettings()
     subset: SubsetSettings = SubsetSettings()
     machine: MachineSettings = MachineSettings()
     saving: SavingSettings = SavingSettings()

@@ -45,6 +45,31 @@ class StageSettings(Record, frozen=True, kw_only=True):
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
+class FeatureSettings(Record, frozen=True, kw_only=True):
+    """What is read of a frozen network, and by what."""
+
+    layers: str = "-1"
+    """Frozen: the layers that are read, 0 the embeddings, -1 the last: one (-2), several side by side
+    (-4:-1), or their mean:, sum: or weighted: sum with learned weights (weighted:1:-1)."""
+    feature_head: Literal["linear", "cnn", "bilstm"] = "linear"
+    """Frozen: what reads the layers before the task's own linear head."""
+    filters: int = 100
+    """Filters of each of the CNN's three widths."""
+    lstm_size: int = 256
+    """Numbers in a state of the BiLSTM, in each direction (BERT's table: 768)."""
+    lstm_layers: int = 2
+    """Layers of the BiLSTM."""
+    feature_cache: str | None = None
+    """Frozen: a folder that keeps the computed features for later calls; None: they go when the call ends."""
+    feature_precision: Literal["fp32", "fp16"] = "fp32"
+    """Numbers of the features on disk."""
+
+    def __post_init__(self) -> None:
+        for name in ("filters", "lstm_size", "lstm_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
 class SubsetSettings(Record, frozen=True, kw_only=True):
     """A part of the training examples."""
 

@@ -15,6 +15,7 @@ from polyseme.tasks.partial import Partial, check_command, partial
 from polyseme.tasks.preparation import Data, Preparation
 from polyseme.tasks.runs import Run, run
 from polyseme.tasks.settings import FinetuneSettings
+from polyseme.tasks.skipping import leaving_out
 from polyseme.tasks.task import divided, make_task
 
 
@@ -46,6 +47,8 @@ class Outcome:
     """Of the run that was saved: the best on dev."""
     tokens_per_second: float
     """Real tokens trained on, padding and answering left out."""
+    left_out: tuple[str, ...] = ()
+    """With `skip_bad`, file, line and rule of every bad example of all files."""
 
 
 def finetune(
@@ -70,7 +73,9 @@ def finetune(
     settings = from_flat(chosen, FinetuneSettings, where="finetune")
     with partial(out) as place:
         shared = Preparation(make_task(task, of_task), model, settings)
-        data = shared.read(Path(train), Path(dev), Path(test) if test is not None else None)
+        with leaving_out(settings.skip_bad) as left:
+            data = shared.read(Path(train), Path(dev), Path(test) if test is not None else None)
+        left.say("finetune")
         if place is not None:
             check_command(place, shared, data)
         shared.way.ready(shared, data, place.folder if place is not None else None)
@@ -82,6 +87,7 @@ def finetune(
             test=_scores([done.test for done in runs]),
             best_seed=best.seed,
             tokens_per_second=sum(r.tokens for r in runs) / max(sum(r.seconds for r in runs), 1e-9),
+            left_out=tuple(left.errors),
         )
         if outcome.folder is not None:
             _save(shared, best, runs, outcome, train=str(train))
@@ -117,7 +123,7 @@ def _save(shared: Preparation, best: Run, runs: list[Run], outcome: Outcome, *, 
         "examples": outcome.examples,
         "dev": {name: score._asdict() for name, score in outcome.dev.items()},
         "test": {name: score._asdict() for name, score in outcome.test.items()},
-    }
+    } | ({"left_out": outcome.left_out} if outcome.left_out else {})
     shared.save(best.tensors, outcome.folder, made)
     lines = [msgspec.json.encode(line) for done in runs for line in done.epochs]
     write_whole(outcome.folder / "journal.jsonl", b"".join(line + b"\n" for line in lines))

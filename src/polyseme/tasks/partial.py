@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from safetensors.torch import load as tensors_from
 from safetensors.torch import save as bytes_of
+from torch import Tensor
 
 from polyseme.errors import DataError, SettingsError
 from polyseme.files import held, write_whole
 from polyseme.records import flat, to_json, to_plain
 from polyseme.tasks.preparation import Data, Preparation
 from polyseme.tasks.runs import Run
+from polyseme.tasks.task import ByToken, Outputs
 from polyseme.training.companions import fingerprint
 
 _COMMAND = "command.json"
@@ -49,8 +51,7 @@ class Partial:
     def write(self, name: str, run: Run) -> None:
         """Keep a finished run; its state is no longer needed."""
         if run.outputs:
-            arrays = {str(n): _tensor(output) for n, output in enumerate(run.outputs)}
-            write_whole(self.folder / f"{name}-outputs.safetensors", bytes_of(arrays))
+            write_whole(self.folder / f"{name}-outputs.safetensors", bytes_of(_tensors(run.outputs)))
         if run.tensors:
             write_whole(self.folder / f"{name}.safetensors", bytes_of(run.tensors))
         plain = {
@@ -127,10 +128,19 @@ def _fingerprint(data: Data) -> str:
     return digest.hexdigest()
 
 
-def _tensor(output: Any) -> Any:
-    return torch.from_numpy(np.ascontiguousarray(output))
+def _tensors(outputs: list[Outputs]) -> dict[str, Tensor]:
+    """Every array by the number of its example, and by its field where an example has several."""
+    named: dict[str, Any] = {}
+    for number, output in enumerate(outputs):
+        fields = output._asdict() if isinstance(output, ByToken) else {"": output}
+        named |= {f"{number}.{field}": array for field, array in fields.items() if array is not None}
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in named.items()}
 
 
-def _outputs(content: bytes) -> list[Any]:
-    tensors = tensors_from(content)
-    return [tensors[str(number)].numpy() for number in range(len(tensors))]
+def _outputs(content: bytes) -> list[Outputs]:
+    """The opposite of `_tensors`."""
+    found: dict[int, dict[str, Any]] = {}
+    for name, tensor in tensors_from(content).items():
+        number, _, field = name.partition(".")
+        found.setdefault(int(number), {})[field] = tensor.numpy()
+    return [fields[""] if "" in fields else ByToken(**fields) for _, fields in sorted(found.items())]

@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from polyseme.checkpoints.loading import load
@@ -20,8 +18,9 @@ from polyseme.models.transformer.model import Transformer
 from polyseme.records import to_plain
 from polyseme.tasks.rows import count_cut, outputs_of, say_cut
 from polyseme.tasks.settings import FinetuneSettings
+from polyseme.tasks.skipping import parsed
 from polyseme.tasks.subsets import subset
-from polyseme.tasks.task import Row, Task, TaskModule
+from polyseme.tasks.task import Outputs, Row, Task, TaskModule
 from polyseme.tasks.ways.way import make_way
 from polyseme.text.tokenizer import Tokenizer
 
@@ -63,7 +62,7 @@ class Preparation:
         self.inventory = self.task.fit(examples)
         files = {"train": self._chosen(examples), "dev": list(self.task.read(dev, labelled=True))}
         files["test"] = list(self.task.read(test, labelled=True)) if test is not None else []
-        return {name: Data(of_file, self._encoded(of_file, name)) for name, of_file in files.items()}
+        return {name: self._encoded(of_file, name) for name, of_file in files.items()}
 
     def module(self) -> TaskModule:
         """The network of the task, on its device."""
@@ -81,7 +80,7 @@ class Preparation:
             self.fresh_names = frozenset(f"backbone.{name}" for name in drawn if name not in learned)
         return backbone
 
-    def outputs(self, module: TaskModule, data: Data) -> list[NDArray[np.float32]]:
+    def outputs(self, module: TaskModule, data: Data) -> list[Outputs]:
         """What a network says of each example's rows."""
         return outputs_of(
             module,
@@ -108,6 +107,8 @@ class Preparation:
             "settings": to_plain(self.settings),
             "from": self.source,
             "max_length": self.max_length,
+            "reading": self.reading,
+            "inventory": to_plain(self.inventory),
             **made,
             "environment": environment(),
         }
@@ -118,15 +119,18 @@ class Preparation:
             labels=list(self.inventory.labels),
             problem=self.task.problem,
         )
-        self.way.save(self, module, card, folder)
+        self.way.save(self, module, tensors, card, folder)
 
-    def _encoded(self, examples: Sequence[Any], name: str) -> list[list[Row]]:
-        rows = [
-            self.task.encode(example, self.tokenizer, self.inventory, max_length=self.max_length)
-            for example in examples
-        ]
-        say_cut(count_cut(rows), total=len(rows), max_length=self.max_length, name=name)
-        return rows
+    def _encoded(self, examples: Sequence[Any], name: str) -> Data:
+        def rows_of(example: Any) -> tuple[Any, list[Row]]:
+            return example, self.task.encode(
+                example, self.tokenizer, self.inventory, max_length=self.max_length
+            )
+
+        encoded = list(parsed(examples, rows_of))
+        data = Data([example for example, _ in encoded], [rows for _, rows in encoded])
+        say_cut(count_cut(data.rows), total=len(data.rows), max_length=self.max_length, name=name)
+        return data
 
     def _chosen(self, examples: list[Any]) -> list[Any]:
         part, strata = self.settings.subset, [self.task.stratum(example) for example in examples]
@@ -134,14 +138,14 @@ class Preparation:
 
 
 def _changed(config: TransformerConfig, settings: FinetuneSettings, *, pooler: bool) -> TransformerConfig:
-    """The model's configuration with the dropout of fine-tuning, a pooler if the head reads one, and no
-    decoder: what answers is an encoder."""
+    """The model's configuration with the dropout of fine-tuning, a pooler only if the head reads one, and
+    no decoder: what answers is an encoder."""
     if settings.max_length is not None and settings.max_length > config.max_position_embeddings:
         raise SettingsError(
             f"max_length {settings.max_length} is more than the {config.max_position_embeddings} positions "
             "of this model; long_texts=windows reads longer texts"
         )
-    changes: dict[str, Any] = {"decoder": None} | ({"pooler": True} if pooler else {})
+    changes: dict[str, Any] = {"decoder": None, "pooler": pooler}
     if settings.dropout is not None:
         changes |= {"dropout": settings.dropout, "attention_dropout": settings.dropout}
     return msgspec.structs.replace(config, **changes)

@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from polyseme import progress
@@ -18,7 +17,7 @@ from polyseme.seeding import derived, generator
 from polyseme.tasks.preparation import Data, Preparation
 from polyseme.tasks.rows import collate, shuffled_batches
 from polyseme.tasks.run_state import Standing, read_run, write_run
-from polyseme.tasks.task import TaskModule
+from polyseme.tasks.task import Outputs, TaskModule
 from polyseme.tasks.ways.phases import Phase, optimizers, set_mode
 from polyseme.training import loop
 from polyseme.training.optimizers import Optimizers
@@ -38,7 +37,7 @@ class Run:
     """One line a epoch, for the journal."""
     tokens: int
     seconds: float
-    outputs: list[NDArray[np.float32]]
+    outputs: list[Outputs]
     """What the best epoch says of the examples of its fold; empty without folds."""
 
 

@@ -11,13 +11,13 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from polyseme import progress
 from polyseme.files import write_whole
-from polyseme.models.backbone import Backbone
 from polyseme.models.batch import Batch
 from polyseme.models.batching import batches_by_length
+from polyseme.models.transformer.model import Transformer
 from polyseme.tasks.rows import collate
 from polyseme.tasks.task import Row
 from polyseme.tasks.ways.layers import FrozenLayers
@@ -42,7 +42,7 @@ class Extractor:
     It is no part of the module that learns, whose state it would fill with weights that never change.
     """
 
-    def __init__(self, backbone: Backbone, layers: FrozenLayers) -> None:
+    def __init__(self, backbone: Transformer, layers: FrozenLayers) -> None:
         self.backbone = backbone.eval().requires_grad_(False)
         self.layers = layers
 

@@ -1,6 +1,6 @@
 """What reads a frozen network's states before the task's head does."""
 
-from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -9,21 +9,28 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from polyseme.tasks.ways.settings import FeatureSettings
 
 
-class Unread(nn.Module):
-    """The states as they are: the task's head alone is learned, a linear one."""
+class Reader(nn.Module):
+    """States in, states out: `[batch, length, size]`."""
 
-    poolings = ("mean", "first", "last", "max")
+    poolings: ClassVar[tuple[str, ...]] = ("mean", "first", "last", "max")
+    """How a head of texts may pool what was read; the first is the usual one, unless mean is possible."""
+    size: int
+    """Numbers in a state that was read."""
 
     def __init__(self, size: int, settings: FeatureSettings) -> None:
         super().__init__()
         self.size = size
+
+
+class Unread(Reader):
+    """The states as they are: the task's head alone is learned, a linear one."""
 
     def forward(self, states: Tensor, real: Tensor) -> Tensor:
         """`[batch, length, size]`"""
         return states
 
 
-class Convolutions(nn.Module):
+class Convolutions(Reader):
     """Filters over windows of 3, 4 and 5 tokens and a bend; a text is the highest answer of each filter.
 
     Kim 2014, "Convolutional Neural Networks for Sentence Classification", section 2, with 100 filters of
@@ -34,9 +41,8 @@ class Convolutions(nn.Module):
     widths = (3, 4, 5)
 
     def __init__(self, size: int, settings: FeatureSettings) -> None:
-        super().__init__()
+        super().__init__(len(self.widths) * settings.filters, settings)
         self.filters = nn.ModuleList(nn.Conv1d(size, settings.filters, width) for width in self.widths)
-        self.size = len(self.widths) * settings.filters
 
     def forward(self, states: Tensor, real: Tensor) -> Tensor:
         """`[batch, length, 3 · filters]`"""
@@ -48,17 +54,14 @@ class Convolutions(nn.Module):
         return torch.cat(found, dim=1).relu().transpose(1, 2)
 
 
-class BiLSTM(nn.Module):
+class BiLSTM(Reader):
     """A bidirectional LSTM, two layers deep as in BERT's table (Devlin et al. 2019, section 5.3)."""
 
-    poolings = ("mean", "first", "last", "max")
-
     def __init__(self, size: int, settings: FeatureSettings) -> None:
-        super().__init__()
+        super().__init__(2 * settings.lstm_size, settings)
         self.lstm = nn.LSTM(
             size, settings.lstm_size, settings.lstm_layers, batch_first=True, bidirectional=True
         )
-        self.size = 2 * settings.lstm_size
 
     def forward(self, states: Tensor, real: Tensor) -> Tensor:
         """`[batch, length, 2 · lstm_size]`; what is no token is neither read nor written."""
@@ -68,7 +71,7 @@ class BiLSTM(nn.Module):
         return read
 
 
-READERS: dict[str, Callable[[int, FeatureSettings], nn.Module]] = {
+READERS: dict[str, type[Reader]] = {
     "linear": Unread,
     "cnn": Convolutions,
     "bilstm": BiLSTM,

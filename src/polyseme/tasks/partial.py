@@ -16,13 +16,16 @@ from torch import Tensor
 
 from polyseme.errors import DataError, SettingsError
 from polyseme.files import held, write_whole
-from polyseme.records import flat, to_json, to_plain
+from polyseme.records import flat, read_json, to_json, to_plain
 from polyseme.tasks.preparation import Data, Preparation
 from polyseme.tasks.runs import Run
 from polyseme.tasks.task import ByToken, Outputs
+from polyseme.tasks.ways.memory import Fit, fitting
 from polyseme.training.companions import fingerprint
 
-_COMMAND = "command.json"
+_NO_MATTER = ("machine.device", "machine.threads", "machine.batch_tokens", "machine.precision")
+"""Settings that the state of a run remembers where they matter, or that change no weights."""
+_COMMAND, _FIT = "command.json", "fit.json"
 
 
 class Partial:
@@ -34,6 +37,16 @@ class Partial:
     def state(self, name: str) -> Path:
         """Where the run `name` keeps its state."""
         return self.folder / f"{name}-state"
+
+    def fit(self, shared: Preparation, data: dict[str, Data]) -> Fit | None:
+        """How the fine-tuning fits into its memory, measured by the first of its calls only."""
+        path = self.folder / _FIT
+        if path.exists():
+            return read_json(path, Fit)
+        fit = fitting(shared, data)
+        if fit is not None:
+            write_whole(path, to_json(fit))
+        return fit
 
     def read(self, name: str) -> Run | None:
         """A run that was finished before; without weights if a run before it is better."""
@@ -80,7 +93,7 @@ def partial(out: str | Path | None) -> Iterator[Partial | None]:
         try:
             yield Partial(beside)
         except BaseException:
-            if {path.name for path in beside.iterdir()} <= {_COMMAND, ".lock"}:
+            if {path.name for path in beside.iterdir()} <= {_COMMAND, _FIT, ".lock"}:
                 shutil.rmtree(beside)
             raise
         shutil.rmtree(beside)
@@ -91,7 +104,7 @@ def check_command(place: Partial, shared: Preparation, data: Mapping[str, Data])
     settings = {
         name: value
         for name, value in flat(shared.settings).items()
-        if not name.startswith(("saving.", "machine."))
+        if not name.startswith("saving.") and name not in _NO_MATTER
     }
     now = {
         "task": shared.task.name,

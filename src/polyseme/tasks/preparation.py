@@ -1,8 +1,9 @@
 """What the runs of a fine-tuning share: the task, the model to start from, and the rows of every file."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import torch
@@ -16,13 +17,17 @@ from polyseme.models.transformer.building import build
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Transformer
 from polyseme.records import to_plain
-from polyseme.tasks.rows import count_cut, outputs_of, say_cut
+from polyseme.tasks.rows import count_cut, outputs_of, say_cut, side_by_side
 from polyseme.tasks.settings import FinetuneSettings
 from polyseme.tasks.skipping import parsed
 from polyseme.tasks.subsets import subset
 from polyseme.tasks.task import Outputs, Row, Task, TaskModule
+from polyseme.tasks.ways.class_weights import class_weights, weigh
 from polyseme.tasks.ways.way import make_way
 from polyseme.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from polyseme.tasks.ways.memory import Fit
 
 
 class Data(NamedTuple):
@@ -55,6 +60,8 @@ class Preparation:
         self.config = _changed(self.base.backbone.config, settings, pooler=pooler)
         self.max_length = min(settings.max_length or 2**31, self.config.max_position_embeddings)
         self.fresh_names: frozenset[str] = frozenset()
+        self.weights: Tensor | None = None
+        self.batch_tokens = machine.batch_tokens
 
     def read(self, train: Path, dev: Path, test: Path | None) -> dict[str, Data]:
         """The examples of each file and their rows; labels are known before a subset is taken."""
@@ -62,11 +69,15 @@ class Preparation:
         self.inventory = self.task.fit(examples)
         files = {"train": self._chosen(examples), "dev": list(self.task.read(dev, labelled=True))}
         files["test"] = list(self.task.read(test, labelled=True)) if test is not None else []
-        return {name: self._encoded(of_file, name) for name, of_file in files.items()}
+        data = {name: self._encoded(of_file, name) for name, of_file in files.items()}
+        rows = side_by_side(row for of_example in data["train"].rows for row in of_example)
+        self.weights = class_weights(self.settings.class_weights, self.inventory.labels, rows)
+        return data
 
     def module(self) -> TaskModule:
         """The network of the task, on its device."""
         module = self.way.module(self)
+        weigh(module, self.weights, task=self.task.name)
         module.to(self.device)
         return module
 
@@ -80,13 +91,25 @@ class Preparation:
             self.fresh_names = frozenset(f"backbone.{name}" for name in drawn if name not in learned)
         return backbone
 
+    def fitted(self, fit: "Fit") -> "Preparation":
+        """The same for a way that fits into less memory: fewer tokens at once, or only features."""
+        other = copy.copy(self)
+        other.batch_tokens = min(self.batch_tokens, fit.rows * self.max_length)
+        if fit.frozen:
+            other.settings = msgspec.structs.replace(self.settings, way="frozen")
+            other.way = make_way(other.settings)
+            other.task = other.way.task(self.task, self.base)
+            other.reading = other.way.reading(other.task, self.base)
+            other.config = _changed(self.base.backbone.config, other.settings, pooler=False)
+        return other
+
     def outputs(self, module: TaskModule, data: Data) -> list[Outputs]:
         """What a network says of each example's rows."""
         return outputs_of(
             module,
             data.rows,
             padding=self.tokenizer.filling_id,
-            batch_tokens=self.settings.machine.batch_tokens,
+            batch_tokens=self.batch_tokens,
             precision=self.precision,
             device=self.device,
         )

@@ -18,7 +18,10 @@ from polyseme.tasks.preparation import Data, Preparation
 from polyseme.tasks.rows import collate, shuffled_batches
 from polyseme.tasks.run_state import Standing, read_run, write_run
 from polyseme.tasks.task import Outputs, TaskModule
+from polyseme.tasks.ways.adversarial import Adversarial
+from polyseme.tasks.ways.memory import Fit
 from polyseme.tasks.ways.phases import Phase, optimizers, set_mode
+from polyseme.tasks.ways.smaller import Split, compute_twice, parts_of, whole
 from polyseme.training import loop
 from polyseme.training.optimizers import Optimizers
 from polyseme.training.schedules import Schedule
@@ -41,11 +44,27 @@ class Run:
     """What the best epoch says of the examples of its fold; empty without folds."""
 
 
-def run(shared: Preparation, seed: int, data: dict[str, Data], folder: Path | None = None) -> Run:
+def run(
+    shared: Preparation,
+    seed: int,
+    data: dict[str, Data],
+    *,
+    folder: Path | None = None,
+    fit: Fit | None = None,
+    label: str = "",
+) -> Run:
     """Train once, from the newest state in `folder` on; torch's generator is as before afterwards."""
     with torch.random.fork_rng():
         torch.manual_seed(derived(seed, "finetune"))
-        return _Running(shared, seed, data, shared.module(), folder).run()
+        module = shared.module()
+        if fit is not None and fit.twice:
+            compute_twice(module.backbone)
+        running = _Running(shared, seed, data, module, folder)
+        running.label = label or f"seed {seed}"
+        if fit is not None:
+            beside = max(len(row.beside) for row in running.rows) + 1
+            running.split = parts_of(fit.rows * beside, together=beside, weights=shared.weights)
+        return running.run()
 
 
 class _Running:
@@ -64,6 +83,8 @@ class _Running:
         self.rows = [row for of_example in data["train"].rows for row in of_example]
         self.lengths = np.array([len(row.input_ids) for row in self.rows], dtype=np.int64)
         self.per_epoch = math.ceil(len(self.rows) / self.settings.batch_size)
+        self.split: Split = whole
+        self.label = ""
         self.standing = Standing()
         self.best: dict[str, Tensor] = {}
         self.saved = time.perf_counter()
@@ -74,9 +95,9 @@ class _Running:
         found = read_run(self.folder)
         if found is not None:
             self.standing, self.best = found.standing, found.best
-            progress.say(f"seed {self.seed}: going on from step {self.standing.done}")
+            progress.say(f"{self.label}: going on from step {self.standing.done}")
         total = sum(phase.epochs for phase in phases) * self.per_epoch
-        with progress.bar(f"finetune, seed {self.seed}", total=total, unit="steps") as work:
+        with progress.bar(f"finetune, {self.label}", total=total, unit="steps") as work:
             self.bar = work
             work.advance(self.standing.done)
             for number in range(self.standing.phase, len(phases)):
@@ -116,9 +137,10 @@ class _Running:
             return self.standing.over
 
         set_mode(self.module)
+        strength = self.settings.adversarial
         if not self.standing.over:
             loop.train(
-                self.module,
+                Adversarial(self.module, strength) if strength else self.module,
                 self._batches(phase.epochs),
                 stepping,
                 factor=schedule,
@@ -127,6 +149,7 @@ class _Running:
                 clip=self.settings.clip,
                 precision=self.shared.precision,
                 device=self.shared.device,
+                split=self.split,
             )
         if phase.restores:
             self.module.load_state_dict(self.best)

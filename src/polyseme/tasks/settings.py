@@ -103,6 +103,13 @@ class FinetuneSettings(Record, frozen=True):
     """The score that chooses the best epoch; None: the task's first."""
     fresh: bool = False
     """Start the same network from random weights: what a comparison must beat."""
+    class_weights: tuple[str, ...] = ()
+    """What each label counts in the loss: balanced, or LABEL=WEIGHT for some of them."""
+    adversarial: float = 0.0
+    """Count the loss also where the tokens' vectors are moved against it, by so much a text (FGM: 1)."""
+    folds: int | None = None
+    """Train so many times for a seed, each time without another part of the training texts, and score what
+    is said of these parts."""
     skip_bad: bool = False
     """Leave out examples that do not fit, count and list them, instead of stopping at the first."""
     rates: RateSettings = RateSettings()
@@ -125,6 +132,10 @@ class FinetuneSettings(Record, frozen=True):
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
         if self.max_length is not None and self.max_length < 4:
             raise ValueError(f"max_length must be at least 4, got {self.max_length}")
+        if self.folds is not None and self.folds < 2:
+            raise ValueError(f"folds must be at least 2, got {self.folds}")
+        if self.adversarial < 0:
+            raise ValueError(f"adversarial must not be negative, got {self.adversarial}")
         if self.weight_decay < 0:
             raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
 

@@ -70,6 +70,8 @@ class Frozen(Full):
     The states are computed once, before the first step, into a file; all epochs, seeds and folds read it.
     """
 
+    trains_backbone = False
+
     def __init__(self, settings: FinetuneSettings) -> None:
         super().__init__(settings)
         self.cache: Cache | None = None

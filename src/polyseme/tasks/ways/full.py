@@ -25,6 +25,8 @@ class Full:
 
     heads: tuple[str, ...] = ()
     """What is read of the model beside its backbone."""
+    trains_backbone = True
+    """Whether the network itself learns at any time."""
 
     def __init__(self, settings: FinetuneSettings) -> None:
         self.settings = settings

@@ -100,12 +100,33 @@ class MachineSettings(Record, frozen=True, kw_only=True):
     """Threads of the processor; None: as many as this process may use."""
     batch_tokens: int = 8192
     """Tokens computed at once when answering, padding included."""
+    memory: str | None = None
+    """Fit into so much memory (11G, 800M): smaller parts of a batch, then layers computed twice, then
+    frozen features; what a step learns from stays the same."""
 
     def __post_init__(self) -> None:
         for name in ("threads", "batch_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.memory is not None:
+            in_bytes(self.memory)
+
+
+def in_bytes(written: str) -> int:
+    """A size such as 11G or 800M, in units of 1024.
+
+    >>> in_bytes("1.5K")
+    1536
+    """
+    number, unit = written[:-1], written[-1:].upper()
+    try:
+        size = float(number) * 1024 ** (1 + "KMGT".index(unit)) if unit else 0.0
+    except ValueError:
+        size = 0.0
+    if size <= 0:
+        raise ValueError(f"memory must be a size such as 11G or 800M, got {written!r}")
+    return int(size)
 
 
 class SavingSettings(Record, frozen=True, kw_only=True):

@@ -7,13 +7,11 @@ from typing import Any
 
 import msgspec
 import torch
-from torch import Tensor
 
 from polyseme import progress
 from polyseme.checkpoints.cards import how_made
 from polyseme.checkpoints.hub import resolve
 from polyseme.checkpoints.loading import load
-from polyseme.checkpoints.task_tensors import TASK_TENSORS
 from polyseme.devices import pick_device, pick_precision, usable_cores
 from polyseme.errors import CheckpointError, SettingsError
 from polyseme.files import whole_file
@@ -21,7 +19,8 @@ from polyseme.records import from_plain
 from polyseme.tasks.rows import count_cut, outputs_of, say_cut
 from polyseme.tasks.settings import PredictSettings
 from polyseme.tasks.skipping import leaving_out, parsed
-from polyseme.tasks.task import Row, TaskModule, divided, make_task, task_kind
+from polyseme.tasks.task import Row, divided, make_task, task_kind
+from polyseme.tasks.ways.way import way_of
 
 _BLOCK = 2048
 """Texts held at once."""
@@ -45,8 +44,9 @@ class Answerer:
     def __init__(self, name_or_folder: str | Path, **options: Any) -> None:
         folder = resolve(name_or_folder)
         made = how_made(folder)
+        way = way_of(made)
         head_name = task_kind(made["task"]).head_name if "task" in made else "classification"
-        model = load(folder, heads=[head_name] if head_name else [])
+        model = load(folder, heads=way.stored_heads(head_name))
         task, known = FOREIGN[model.card.problem or "single"]
         task, known = made.get("task", task), {**known, **made.get("task_settings", {})}
         given = {name: value for name, value in options.items() if value is not None}
@@ -57,7 +57,7 @@ class Answerer:
         torch.set_num_threads(settings.threads or usable_cores())
         self._device = pick_device(settings.device)
         self._precision = pick_precision(settings.precision, self._device)
-        self.task = make_task(task, {**known, **of_task})
+        self.task = way.task(make_task(task, {**known, **of_task}), model)
         self._tokenizer = model.tokenizer
         self._inventory = from_plain(
             {"labels": model.card.labels, **made.get("inventory", {})},
@@ -66,13 +66,7 @@ class Answerer:
         )
         positions = model.backbone.config.max_position_embeddings
         self._max_length = min(made.get("max_length") or positions, positions)
-        self._module = self.task.build(
-            model.backbone,
-            self._inventory,
-            reading=made.get("reading", {}),
-            head=model.heads.get(head_name),
-        )
-        _fill(self._module, model.task_tensors, published="head." if head_name else "backbone.")
+        self._module = way.restored(self.task, model, self._inventory, made.get("reading", {}))
         self._module.to(self._device)
         self._cut = self._read = 0
 
@@ -154,20 +148,6 @@ def evaluate(task: str, file: str | Path, *, model: str | Path, **options: Any) 
     left.say(str(file))
     report = answerer.report([answer for _, answer in answered], [example for example, _ in answered])
     return report | ({"left_out": left.errors} if answerer.settings.skip_bad else {})
-
-
-def _fill(module: TaskModule, tensors: dict[str, Tensor], *, published: str) -> None:
-    """Put a task's own tensors into its network, each into its place, or refuse the folder."""
-    drawn = {
-        name: tensor
-        for name, tensor in module.state_dict().items()
-        if not name.startswith(("backbone.", published))
-    }
-    shapes = [{name: tuple(tensor.shape) for name, tensor in some.items()} for some in (drawn, tensors)]
-    if shapes[0] != shapes[1]:
-        wrong = sorted(set(shapes[0].items()) ^ set(shapes[1].items()))
-        raise CheckpointError(f"{TASK_TENSORS} does not fit its task: {wrong[0][0]}; fetch the folder again")
-    module.load_state_dict({**module.state_dict(), **tensors})
 
 
 def _blocks(examples: Iterable[Any]) -> Iterator[list[Any]]:

@@ -46,18 +46,24 @@ ALBERT = replace(
         "masked-lm": MASKED_LM,
         "sentence-order": {"sop_classifier.classifier.": "sentence-order.dense."},
         "classification": BERT.rules["classification"],
+        "question-answering": BERT.rules["question-answering"],
+        "multiple-choice": BERT.rules["multiple-choice"],
     },
     prefix="albert.",
     marks={
         "masked-lm": "predictions.bias",
         "sentence-order": "sop_classifier.classifier.weight",
         "classification": "classifier.weight",
+        "question-answering": "qa_outputs.weight",
+        "multiple-choice": "classifier.weight",
     },
     architectures={
         frozenset(): "AlbertModel",
         frozenset({"masked-lm"}): "AlbertForMaskedLM",
         frozenset({"masked-lm", "sentence-order"}): "AlbertForPreTraining",
         frozenset({"classification"}): "AlbertForSequenceClassification",
+        frozenset({"question-answering"}): "AlbertForQuestionAnswering",
+        frozenset({"multiple-choice"}): "AlbertForMultipleChoice",
     },
     names={
         **BERT.names,
@@ -80,6 +86,10 @@ ALBERT = replace(
     demanded={"inner_group_num": (1,), "position_embedding_type": ("absolute",)},
     written={"inner_group_num": 1, "classifier_dropout_prob": 0.1},
     classifier={"transform": "none", "dropout": 0.1},
+    readings={
+        "question-answering": {"dropout": 0.0},
+        "multiple-choice": {"pooling": "pooler", "dropout": 0.1},
+    },
     write_more=_write_more,
     ties={
         "predictions.decoder.weight": "albert.embeddings.word_embeddings.weight",

@@ -12,8 +12,10 @@ from polyseme.checkpoints.formats import Format, architecture_of, check_heads, c
 from polyseme.checkpoints.model import Card, Model
 from polyseme.checkpoints.rules import Translation
 from polyseme.checkpoints.sentence_transformers import pooling_files
+from polyseme.checkpoints.task_tensors import task_tensor_files
 from polyseme.errors import CheckpointError
 from polyseme.files import whole_folder
+from polyseme.models.answering import MultipleChoiceHead
 from polyseme.models.heads import ClassificationHead
 from polyseme.records import to_json
 
@@ -42,6 +44,7 @@ def files_of(model: Model) -> dict[str, bytes]:
         files |= model.tokenizer.files(
             token_type_ids=config.tells_segments, max_length=config.max_position_embeddings
         )
+    files |= task_tensor_files(model.task_tensors)
     files[CARD] = to_json(card_of(model))
     if model.card.pooling is not None:
         files |= pooling_files(
@@ -69,6 +72,9 @@ def published_settings(model: Model, format: Format) -> dict[str, Any]:
     }
     if model.tokenizer is not None:
         plain |= _special_ids(model, format)
+    choice = model.heads.get("multiple-choice")
+    if isinstance(choice, MultipleChoiceHead):
+        plain |= _choice_pooling(choice, format)
     head = model.heads.get("classification")
     if isinstance(head, ClassificationHead):
         plain |= classifier_settings(model.card) | _pooling(head, format)
@@ -92,6 +98,16 @@ def _pooling(head: ClassificationHead, format: Format) -> dict[str, Any]:
             f"build the head with {format.classifier['transform']!r}"
         )
     written: dict[str, Any] = format.poolings[head.pooling]
+    return written
+
+
+def _choice_pooling(head: MultipleChoiceHead, format: Format) -> dict[str, Any]:
+    if head.pooling != format.reading("multiple-choice", head.pooling)["pooling"]:
+        raise CheckpointError(
+            f"a {format.family} folder cannot say that its choices are pooled by {head.pooling!r}; "
+            f"build the head with {format.readings['multiple-choice']['pooling']!r}"
+        )
+    written: dict[str, Any] = format.poolings.get(head.pooling, {})
     return written
 
 

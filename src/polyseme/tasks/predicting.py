@@ -12,7 +12,7 @@ from torch import Tensor
 from polyseme import progress
 from polyseme.checkpoints.cards import how_made
 from polyseme.checkpoints.hub import resolve
-from polyseme.checkpoints.loading import load
+from polyseme.checkpoints.loading import heads_in, load
 from polyseme.checkpoints.task_tensors import TASK_TENSORS
 from polyseme.devices import pick_device, usable_cores
 from polyseme.errors import CheckpointError, SettingsError
@@ -32,8 +32,9 @@ FOREIGN: dict[str, tuple[str, dict[str, Any]]] = {
     "single": ("classification", {"several": False}),
     "multi": ("classification", {"several": True}),
     "regression": ("regression", {}),
+    "token-classification": ("tagging", {}),
 }
-"""Task and settings of a classifier that another library saved, by `Card.problem`."""
+"""Task and settings of a model that another library saved, by `Card.problem` or else by its head."""
 
 
 class Answerer:
@@ -46,10 +47,12 @@ class Answerer:
     def __init__(self, name_or_folder: str | Path, **options: Any) -> None:
         folder = resolve(name_or_folder)
         made = how_made(folder)
-        head_name = task_kind(made["task"]).head_name if "task" in made else "classification"
+        head_name = task_kind(made["task"]).head_name if "task" in made else _foreign_head(folder)
         model = load(folder, heads=[head_name] if head_name else [])
-        task, known = FOREIGN[model.card.problem or "single"]
-        task, known = made.get("task", task), {**known, **made.get("task_settings", {})}
+        if "task" in made:
+            task, known = made["task"], made.get("task_settings", {})
+        else:
+            task, known = FOREIGN[model.card.problem or head_name]
         given = {name: value for name, value in options.items() if value is not None}
         chosen, of_task = divided(given, PredictSettings, task)
         self.settings = settings = from_plain(chosen, PredictSettings, where="predict")
@@ -159,6 +162,12 @@ def evaluate(task: str, file: str | Path, *, model: str | Path, **options: Any) 
     left.say(str(file))
     report = answerer.report([answer for _, answer in answered], [example for example, _ in answered])
     return report | ({"left_out": left.errors} if answerer.settings.skip_bad else {})
+
+
+def _foreign_head(folder: Path) -> str:
+    """The head of a folder that another library wrote: a classifier of texts, unless it says otherwise."""
+    found = heads_in(folder)
+    return next((head for head in FOREIGN if head in found), "classification")
 
 
 def _fill(module: TaskModule, tensors: dict[str, Tensor], *, published: str) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from foreign_models import foreign_folder
 from safetensors.torch import load_file
@@ -59,12 +60,16 @@ def test_an_old_pickle_becomes_safetensors_and_the_receipt_says_what_was_left(tm
 
 
 def test_what_would_be_lost_is_not_converted_unless_it_may_go(tmp_path: Path) -> None:
-    source = foreign_folder(tmp_path / "source", "BertForQuestionAnswering")
+    source = foreign_folder(tmp_path / "source", "BertModel")
+    file = source / "model.safetensors"
+    tensors = safetensors.torch.load_file(file)
+    tinybert = {"fit_dense.weight": torch.ones(2, 2), "fit_dense.bias": torch.ones(2)}
+    safetensors.torch.save_file(tensors | tinybert, file, metadata={"format": "pt"})
     with pytest.raises(
-        CheckpointError, match=r"holds qa_outputs\.bias, qa_outputs\.weight, which would be lost"
+        CheckpointError, match=r"holds fit_dense\.bias, fit_dense\.weight, which would be lost"
     ):
         convert(source, tmp_path / "target")
     assert not (tmp_path / "target").exists()
     receipt = convert(source, tmp_path / "target", heads=[])
-    assert receipt.skipped == ("qa_outputs.bias", "qa_outputs.weight")
-    assert str(receipt).endswith("; left out: qa_outputs.bias, qa_outputs.weight")
+    assert receipt.skipped == ("fit_dense.bias", "fit_dense.weight")
+    assert str(receipt).endswith("; left out: fit_dense.bias, fit_dense.weight")

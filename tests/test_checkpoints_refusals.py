@@ -299,7 +299,14 @@ def test_classes_that_do_not_fit_the_classifier_are_refused(tmp_path: Path) -> N
     for changes, message in (
         ({"id2label": {"0": "a", "1": "b"}}, "id2label must name the classes 0 to 2"),
         ({"id2label": {"0": "a", "1": "b", "2": "a"}}, "id2label must give every class a name of its own"),
-        ({"problem_type": "regression"}, "problem_type 'regression' gives numbers and not classes"),
+        (
+            {"problem_type": "regression"},
+            "problem_type 'regression' with 3 scores; polyseme reads one number",
+        ),
+        (
+            {"problem_type": "ranking"},
+            "problem_type is 'ranking'; polyseme reads single_label_classification",
+        ),
     ):
         original = (folder / "config.json").read_bytes()
         change_settings(folder, **changes)
@@ -313,9 +320,10 @@ def test_classes_that_do_not_fit_the_classifier_are_refused(tmp_path: Path) -> N
     )
 
 
-def test_a_regression_head_is_refused_as_a_classifier(tmp_path: Path) -> None:
+def test_one_score_without_a_problem_type_is_a_number_as_transformers_takes_it(tmp_path: Path) -> None:
     folder = foreign_folder(tmp_path, "BertForSequenceClassification", num_labels=1)
-    assert_refused("'regression' gives numbers and not classes", folder, heads=["classification"])
+    change_settings(folder, problem_type=None)
+    assert load(folder, heads=["classification"]).card.problem == "regression"
 
 
 def test_what_a_folder_cannot_say_is_refused_and_nothing_is_written(

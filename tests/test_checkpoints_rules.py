@@ -49,8 +49,12 @@ def names_of(format: Format) -> dict[str, tuple[int, ...]]:
     own_table = {"embedding.tied": False, "decoder.scaled_output": False}
     config = config_of(format, bias=True, **(own_table if "decoder" in format.rules else {}))
     modules: dict[str, nn.Module] = {"": build(config)}
-    reading = {"pooling": next(iter(format.poolings)), **format.classifier}
-    modules |= {f"{head}.": build_head(head, config, 3, reading) for head in HEADS if head in format.rules}
+    pooling = next(iter(format.poolings))
+    modules |= {
+        f"{head}.": build_head(head, config, 3, format.reading(head, pooling))
+        for head in HEADS
+        if head in format.rules
+    }
     return {
         prefix + name: tuple(tensor.shape)
         for prefix, module in modules.items()

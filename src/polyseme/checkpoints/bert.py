@@ -46,6 +46,9 @@ BERT = Format(
         "masked-lm": MASKED_LM,
         "next-sentence": {"cls.seq_relationship.": "next-sentence.dense."},
         "classification": {"classifier.": "classification.dense."},
+        "question-answering": {"qa_outputs.": "question-answering.dense."},
+        "multiple-choice": {"classifier.": "multiple-choice.dense."},
+        "token-classification": {"classifier.": "token-classification.dense."},
     },
     prefix="bert.",
     roots=("embeddings.", "encoder.", "pooler."),
@@ -53,6 +56,9 @@ BERT = Format(
         "masked-lm": "cls.predictions.bias",
         "next-sentence": "cls.seq_relationship.weight",
         "classification": "classifier.weight",
+        "question-answering": "qa_outputs.weight",
+        "multiple-choice": "classifier.weight",
+        "token-classification": "classifier.weight",
     },
     # transformers' BertForMaskedLM has no pooler. A pooler beside a masked-lm head is written all the
     # same: AutoModel reads it, AutoModelForMaskedLM mentions it as unexpected and computes the same.
@@ -62,6 +68,9 @@ BERT = Format(
         frozenset({"next-sentence"}): "BertForNextSentencePrediction",
         frozenset({"masked-lm", "next-sentence"}): "BertForPreTraining",
         frozenset({"classification"}): "BertForSequenceClassification",
+        frozenset({"question-answering"}): "BertForQuestionAnswering",
+        frozenset({"multiple-choice"}): "BertForMultipleChoice",
+        frozenset({"token-classification"}): "BertForTokenClassification",
     },
     names={
         "vocab_size": "vocab_size",
@@ -111,6 +120,10 @@ BERT = Format(
     },
     old_names=((".gamma", ".weight"), (".beta", ".bias")),
     buffers=("bert.embeddings.position_ids", "bert.embeddings.token_type_ids"),
-    aside=("qa_outputs.", "fit_dense.", "fit_denses."),  # the last two: of TinyBERT's training
+    aside=("fit_dense.", "fit_denses."),  # of TinyBERT's training
     fresh_only=("initial.scaled_outputs",),
+    readings={
+        "question-answering": {"dropout": 0.0},
+        "multiple-choice": {"pooling": "pooler"},
+    },
 )

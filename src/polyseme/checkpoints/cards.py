@@ -13,12 +13,13 @@ from polyseme.records import from_plain
 
 CARD = "polyseme.json"
 
-_PROBLEMS: dict[str | None, Literal["single", "multi"]] = {
-    None: "single",
+_PROBLEMS: dict[str, Literal["single", "multi", "regression"]] = {
     "single_label_classification": "single",
     "multi_label_classification": "multi",
+    "regression": "regression",
 }
-"""`problem_type` of config.json; transformers takes an absent one for single labels."""
+"""`problem_type` of config.json; transformers takes an absent one for a number where there is one score,
+else for single labels."""
 
 
 def read_card(folder: Path, plain: dict[str, Any], *, classes: int | None) -> Card:
@@ -39,16 +40,26 @@ def read_card(folder: Path, plain: dict[str, Any], *, classes: int | None) -> Ca
     return msgspec.structs.replace(card, **changes, **read_pooling(folder))
 
 
+def how_made(folder: Path) -> dict[str, Any]:
+    """`Card.made` of a folder on this machine, before anything else of it is read; empty without a card."""
+    path = folder / CARD
+    made = read_object(path).get("made") if path.exists() else None
+    return made if isinstance(made, dict) else {}
+
+
 def classifier_settings(card: Card) -> dict[str, Any]:
-    """The keys of config.json that say what a classifier's scores mean."""
+    """The keys of config.json that say what the scores of a classifier of texts mean."""
+    problem = next(kind for kind, ours in _PROBLEMS.items() if ours == (card.problem or "single"))
+    return named_classes(card) | {"problem_type": problem}
+
+
+def named_classes(card: Card) -> dict[str, Any]:
+    """The keys of config.json that name the classes."""
     if not card.labels:
         raise CheckpointError("a classifier is saved with the names of its classes; set labels in the card")
     return {
         "id2label": {str(index): label for index, label in enumerate(card.labels)},
         "label2id": {label: index for index, label in enumerate(card.labels)},
-        "problem_type": {"single": "single_label_classification", "multi": "multi_label_classification"}[
-            card.problem or "single"
-        ],
     }
 
 
@@ -85,11 +96,15 @@ def _labels(plain: dict[str, Any], classes: int, folder: Path) -> list[str]:
     return labels
 
 
-def _problem(plain: dict[str, Any], classes: int, folder: Path) -> Literal["single", "multi"]:
-    kind = plain.get("problem_type")
-    if kind not in _PROBLEMS or (classes == 1 and kind is None):
+def _problem(plain: dict[str, Any], classes: int, folder: Path) -> Literal["single", "multi", "regression"]:
+    kind = plain.get("problem_type") or ("regression" if classes == 1 else "single_label_classification")
+    if kind not in _PROBLEMS:
         raise CheckpointError(
-            f"{folder}/config.json: problem_type {kind or 'regression'!r} gives numbers and not classes, "
-            "which polyseme does not read as a classifier"
+            f"{folder}/config.json: problem_type is {kind!r}; polyseme reads {', '.join(_PROBLEMS)}"
+        )
+    if kind == "regression" and classes != 1:
+        raise CheckpointError(
+            f"{folder}/config.json: problem_type 'regression' with {classes} scores; polyseme reads one "
+            "number of a text"
         )
     return _PROBLEMS[kind]

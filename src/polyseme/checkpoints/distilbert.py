@@ -28,6 +28,11 @@ MASKED_LM: Rules = {
     "vocab_projector.bias": "masked-lm.bias",
 }
 
+MULTIPLE_CHOICE: Rules = {
+    "pre_classifier.": "multiple-choice.transform.dense.",
+    "classifier.": "multiple-choice.dense.",
+}
+
 CLASSIFICATION: Rules = {
     "pre_classifier.": "classification.transform.dense.",
     "classifier.": "classification.dense.",
@@ -50,14 +55,26 @@ DISTILBERT = Format(
         "pooler": {},
         "masked-lm": MASKED_LM,
         "classification": CLASSIFICATION,
+        "question-answering": {"qa_outputs.": "question-answering.dense."},
+        "multiple-choice": MULTIPLE_CHOICE,
+        "token-classification": {"classifier.": "token-classification.dense."},
     },
     prefix="distilbert.",
     roots=("embeddings.", "transformer."),
-    marks={"masked-lm": "vocab_projector.bias", "classification": "classifier.weight"},
+    marks={
+        "masked-lm": "vocab_projector.bias",
+        "classification": "classifier.weight",
+        "question-answering": "qa_outputs.weight",
+        "multiple-choice": "classifier.weight",
+        "token-classification": "classifier.weight",
+    },
     architectures={
         frozenset(): "DistilBertModel",
         frozenset({"masked-lm"}): "DistilBertForMaskedLM",
         frozenset({"classification"}): "DistilBertForSequenceClassification",
+        frozenset({"question-answering"}): "DistilBertForQuestionAnswering",
+        frozenset({"multiple-choice"}): "DistilBertForMultipleChoice",
+        frozenset({"token-classification"}): "DistilBertForTokenClassification",
     },
     names={
         "vocab_size": "vocab_size",
@@ -95,5 +112,8 @@ DISTILBERT = Format(
     ties={"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
     old_names=((".gamma", ".weight"), (".beta", ".bias")),
     buffers=("distilbert.embeddings.position_ids",),
-    aside=("qa_outputs.",),
+    readings={
+        "question-answering": {"dropout": 0.1},
+        "multiple-choice": {"transform": "relu", "dropout": 0.2},
+    },
 )

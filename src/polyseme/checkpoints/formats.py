@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from polyseme.checkpoints.model import POOL
 from polyseme.checkpoints.rules import Rules
 from polyseme.errors import CheckpointError
 from polyseme.models.transformer.config import TransformerConfig
@@ -98,6 +99,8 @@ class Format:
     """Foreign tensors that hold no weights and are not read; `{n}` stands for a layer's number."""
     aside: tuple[str, ...] = ()
     """Starts of foreign names that belong to heads of other tasks, which we do not have."""
+    wrapper: str = ""
+    """What some classes put before every name of the backbone, and others do not."""
     fresh_only: tuple[str, ...] = ()
     """Fields of `TransformerConfig` that matter for fresh weights only, and that config.json leaves out."""
     more_rules: Callable[[TransformerConfig], Rules] = no_rules
@@ -106,11 +109,26 @@ class Format:
     """A foreign tensor of `ties` that may differ from its other end: then the model is not tied."""
     activations: Mapping[str, str] = field(default_factory=lambda: ACTIVATIONS)
     """What the family's words for activations mean."""
+    readings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What heads of tasks other than the classifier are told in this family, by the head; its own `pooling`
+    where it does not pool as the classifier does."""
 
     @property
     def heads(self) -> frozenset[str]:
         """The heads that a folder of the family can hold."""
         return frozenset[str]().union(*self.architectures)
+
+    def reading(self, head: str, pooling: str) -> dict[str, Any]:
+        """What a head is told: keywords of its class; `pooling` for one that pools as the classifier does."""
+        told = self.classifier if head == "classification" else self.readings.get(head, {})
+        return {"pooling": pooling, **told} if head in POOL else dict(told)
+
+    def reads_pooled(self, head: str) -> bool:
+        """Whether a head that may read what a pooler makes does so in this family."""
+        if head not in POOL:
+            return True
+        own = self.readings.get(head, {}).get("pooling")
+        return "pooler" in self.poolings if own is None else bool(own == "pooler")
 
     @property
     def tied_heads(self) -> frozenset[str]:

@@ -9,7 +9,7 @@ from polyseme.errors import CheckpointError, MissingExtra
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _DATA = re.compile(r"([^/]+\.(json|txt|model)|\d+_[A-Za-z]+/[^/]+\.(json|txt))")
-_SAFE = re.compile(r"(\d+_[A-Za-z]+/)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
+_SAFE = re.compile(r"(\d+_[A-Za-z]+/)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|task\.safetensors")
 _PICKLED = re.compile(r"(\d+_[A-Za-z]+/)?pytorch_model(-\d+-of-\d+)?\.bin(\.index\.json)?")
 
 

@@ -10,7 +10,7 @@ import msgspec
 from polyseme.records import Record
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from polyseme.models.transformer.model import Transformer
     from polyseme.text.tokenizer import Tokenizer
@@ -26,6 +26,9 @@ HEADS = {
     "sentence-order": "polyseme.models.heads:PairHead",
     "replaced-token": "polyseme.models.heads:ReplacedTokenHead",
     "classification": "polyseme.models.heads:ClassificationHead",
+    "question-answering": "polyseme.models.answering:QuestionAnsweringHead",
+    "multiple-choice": "polyseme.models.answering:MultipleChoiceHead",
+    "token-classification": "polyseme.models.tagging:TokenClassificationHead",
     "seq2seq-lm": "polyseme.models.transformer.encoder_decoder:Seq2SeqLMHead",
 }
 """The heads that a folder can hold, by their names in `Model.heads`: import paths of their classes."""
@@ -33,8 +36,17 @@ HEADS = {
 PREDICT_TOKENS = ("masked-lm", "causal-lm", "seq2seq-lm", "permutation-lm", "adaptive-lm")
 """The heads that score the whole vocabulary, with the token table as their matrix."""
 
-READ_POOLED = ("next-sentence", "sentence-order", "classification")
+READ_POOLED = ("next-sentence", "sentence-order", "classification", "multiple-choice")
 """The heads that read what a pooler makes of the first state, in families that have one."""
+
+POOL = ("classification", "multiple-choice")
+"""The heads that are told how to pool the states."""
+
+NAMES_CLASSES = ("classification", "token-classification")
+"""The heads whose scores are of classes that the card names."""
+
+TOLD_APART = ("classification", "question-answering", "multiple-choice", "token-classification")
+"""The heads whose tensors families give the same names: config.json's `architectures` says which it is."""
 
 
 class Card(Record, frozen=True):
@@ -50,8 +62,8 @@ class Card(Record, frozen=True):
     """How it was made: settings, seed, versions, fingerprint of the data."""
     labels: list[str] | None = None
     """Names of the classes, in the order of the classifier's scores."""
-    problem: Literal["single", "multi"] | None = None
-    """Whether a text has exactly one of the classes or any number of them."""
+    problem: Literal["single", "multi", "regression"] | None = None
+    """Whether a text has exactly one of the classes or any number of them, or gets a number as it is."""
     pooling: str | None = None
     """How an embedding model makes one vector of a text; None for models that are none."""
     normalize: bool = False
@@ -80,3 +92,5 @@ class Model:
     heads: dict[str, nn.Module] = field(default_factory=dict)
     """By the names of `HEADS`."""
     tokenizer: Tokenizer | None = None
+    task_tensors: dict[str, Tensor] = field(default_factory=dict)
+    """What a task keeps beside heads that have a published layout, by the names in its network."""

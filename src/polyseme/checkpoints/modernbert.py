@@ -36,6 +36,24 @@ CLASSIFICATION: Rules = {
     "classifier.": "classification.dense.",
 }
 
+QUESTION_ANSWERING: Rules = {
+    "head.dense.": "question-answering.transform.dense.",
+    "head.norm.": "question-answering.transform.norm.",
+    "classifier.": "question-answering.dense.",
+}
+
+TOKEN_CLASSIFICATION: Rules = {
+    "head.dense.": "token-classification.transform.dense.",
+    "head.norm.": "token-classification.transform.norm.",
+    "classifier.": "token-classification.dense.",
+}
+
+MULTIPLE_CHOICE: Rules = {
+    "head.dense.": "multiple-choice.transform.dense.",
+    "head.norm.": "multiple-choice.transform.norm.",
+    "classifier.": "multiple-choice.dense.",
+}
+
 _BIASES = ("attention_bias", "mlp_bias", "norm_bias", "classifier_bias")
 _MOST_POSITIONS = 1 << 20
 
@@ -168,14 +186,26 @@ MODERNBERT = Format(
         "pooler": {},
         "masked-lm": MASKED_LM,
         "classification": CLASSIFICATION,
+        "question-answering": QUESTION_ANSWERING,
+        "multiple-choice": MULTIPLE_CHOICE,
+        "token-classification": TOKEN_CLASSIFICATION,
     },
     prefix="model.",
     roots=("embeddings.", "layers.", "final_norm."),
-    marks={"masked-lm": "decoder.bias", "classification": "classifier.weight"},
+    marks={
+        "masked-lm": "decoder.bias",
+        "classification": "classifier.weight",
+        "question-answering": "classifier.weight",
+        "multiple-choice": "classifier.weight",
+        "token-classification": "classifier.weight",
+    },
     architectures={
         frozenset(): "ModernBertModel",
         frozenset({"masked-lm"}): "ModernBertForMaskedLM",
         frozenset({"classification"}): "ModernBertForSequenceClassification",
+        frozenset({"question-answering"}): "ModernBertForQuestionAnswering",
+        frozenset({"multiple-choice"}): "ModernBertForMultipleChoice",
+        frozenset({"token-classification"}): "ModernBertForTokenClassification",
     },
     names={
         "vocab_size": "vocab_size",
@@ -224,6 +254,11 @@ MODERNBERT = Format(
     },
     poolings={"first": {"classifier_pooling": "cls"}, "mean": {"classifier_pooling": "mean"}},
     classifier={"transform": "norm"},
+    readings={
+        "question-answering": {"transform": "norm"},
+        "multiple-choice": {"transform": "norm"},
+        "token-classification": {"transform": "norm"},
+    },
     read_more=_read_more,
     write_more=_write_more,
     ties={"decoder.weight": "model.embeddings.tok_embeddings.weight"},

@@ -7,14 +7,17 @@ import msgspec
 import safetensors.torch
 from torch import Tensor
 
-from polyseme.checkpoints.cards import CARD, classifier_settings
+from polyseme.checkpoints.cards import CARD, classifier_settings, named_classes
 from polyseme.checkpoints.formats import Format, architecture_of, check_heads, config_json, format_of
-from polyseme.checkpoints.model import Card, Model
+from polyseme.checkpoints.model import NAMES_CLASSES, Card, Model
 from polyseme.checkpoints.rules import Translation
 from polyseme.checkpoints.sentence_transformers import pooling_files
+from polyseme.checkpoints.task_tensors import task_tensor_files
 from polyseme.errors import CheckpointError
 from polyseme.files import whole_folder
+from polyseme.models.answering import MultipleChoiceHead
 from polyseme.models.heads import ClassificationHead
+from polyseme.models.tagging import TokenClassificationHead
 from polyseme.records import to_json
 
 
@@ -42,6 +45,7 @@ def files_of(model: Model) -> dict[str, bytes]:
         files |= model.tokenizer.files(
             token_type_ids=config.tells_segments, max_length=config.max_position_embeddings
         )
+    files |= task_tensor_files(model.task_tensors)
     files[CARD] = to_json(card_of(model))
     if model.card.pooling is not None:
         files |= pooling_files(
@@ -52,7 +56,7 @@ def files_of(model: Model) -> dict[str, bytes]:
 
 def card_of(model: Model) -> Card:
     """The card as it is written: without classes where no classifier is."""
-    if "classification" in model.heads:
+    if not model.heads.keys().isdisjoint(NAMES_CLASSES):
         return model.card
     return msgspec.structs.replace(model.card, labels=None, problem=None)
 
@@ -69,15 +73,25 @@ def published_settings(model: Model, format: Format) -> dict[str, Any]:
     }
     if model.tokenizer is not None:
         plain |= _special_ids(model, format)
+    choice = model.heads.get("multiple-choice")
+    if isinstance(choice, MultipleChoiceHead):
+        plain |= _choice_pooling(choice, format)
     head = model.heads.get("classification")
     if isinstance(head, ClassificationHead):
         plain |= classifier_settings(model.card) | _pooling(head, format)
-        if head.dense.out_features != len(model.card.labels or ()):
-            raise CheckpointError(
-                f"the classifier gives {head.dense.out_features} scores, but the card names "
-                f"{len(model.card.labels or ())} classes"
-            )
+        _check_classes(head.dense.out_features, model.card)
+    tagger = model.heads.get("token-classification")
+    if isinstance(tagger, TokenClassificationHead):
+        plain |= named_classes(model.card)
+        _check_classes(tagger.dense.out_features, model.card)
     return plain
+
+
+def _check_classes(scores: int, card: Card) -> None:
+    if scores != len(card.labels or ()):
+        raise CheckpointError(
+            f"the classifier gives {scores} scores, but the card names {len(card.labels or ())} classes"
+        )
 
 
 def _pooling(head: ClassificationHead, format: Format) -> dict[str, Any]:
@@ -92,6 +106,16 @@ def _pooling(head: ClassificationHead, format: Format) -> dict[str, Any]:
             f"build the head with {format.classifier['transform']!r}"
         )
     written: dict[str, Any] = format.poolings[head.pooling]
+    return written
+
+
+def _choice_pooling(head: MultipleChoiceHead, format: Format) -> dict[str, Any]:
+    if head.pooling != format.reading("multiple-choice", head.pooling)["pooling"]:
+        raise CheckpointError(
+            f"a {format.family} folder cannot say that its choices are pooled by {head.pooling!r}; "
+            f"build the head with {format.readings['multiple-choice']['pooling']!r}"
+        )
+    written: dict[str, Any] = format.poolings.get(head.pooling, {})
     return written
 
 

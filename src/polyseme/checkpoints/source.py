@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import torch
@@ -10,7 +9,7 @@ import torch
 from polyseme.checkpoints.filling import parts_in, standard_names
 from polyseme.checkpoints.foreign.opening import open_folder
 from polyseme.checkpoints.formats import format_of, read_config
-from polyseme.checkpoints.model import HEADS, READ_POOLED
+from polyseme.checkpoints.model import HEADS, READ_POOLED, TOLD_APART
 from polyseme.checkpoints.sentence_transformers import transformer_folder
 from polyseme.errors import CheckpointError, SettingsError
 from polyseme.models.transformer.config import TransformerConfig
@@ -32,8 +31,7 @@ class Source:
         self.format = format_of(str(family))
         self.stored = standard_names(self.format, self.opened.stored)
         self.parts = parts_in(self.format, self.stored)
-        if not self._classifies():
-            self.parts -= {"classification"}
+        self.parts -= {head for head in TOLD_APART if not self._is_named(head)}
         self.parts |= {head for head in self.format.tied_heads if self._names(head)}
 
     def choose(self, heads: Sequence[str], fresh: Sequence[str]) -> tuple[set[str], set[str]]:
@@ -58,9 +56,7 @@ class Source:
         return self._with_pooler(read, drawn), drawn
 
     def _with_pooler(self, read: set[str], drawn: set[str]) -> set[str]:
-        needs = sorted({*read, *drawn}.intersection(READ_POOLED))
-        if "pooler" not in self.format.poolings:
-            needs = [part for part in needs if part != "classification"]
+        needs = sorted(filter(self.format.reads_pooled, {*read, *drawn}.intersection(READ_POOLED)))
         if needs and self.format.rules["pooler"] and "pooler" not in {*read, *drawn}:
             raise CheckpointError(
                 f"{self.folder} has no pooler, which {needs[0]} reads; "
@@ -87,19 +83,13 @@ class Source:
         own, tokens = self.stored.get(name), self.stored.get(self.format.ties.get(name, ""))
         return own is not None and tokens is not None and not torch.equal(own.read(), tokens.read())
 
-    def classes(self) -> int:
-        """How many scores the stored classifier gives."""
-        shape = self.stored[self.format.marks["classification"]].shape
+    def classes(self, head: str) -> int:
+        """How many scores the stored head gives."""
+        shape = self.stored[self.format.marks[head]].shape
         return shape[0] if shape else 0
 
-    def reading(self, pooling: str | None = None) -> dict[str, Any]:
-        """How a classifier of the family reads the states: keywords of `ClassificationHead`.
-
-        It pools by `pooling`, or else as the stored one does.
-        """
-        return {"pooling": pooling or self._pooling(), **self.format.classifier}
-
-    def _pooling(self) -> str:
+    def pooling(self) -> str:
+        """How the stored classifier pools."""
         for how, written in self.format.poolings.items():
             if all(self.plain.get(key, value) == value for key, value in written.items()):
                 return how
@@ -116,6 +106,6 @@ class Source:
         named = self._architectures()
         return not named or self.format.architectures[frozenset({head})] in named
 
-    def _classifies(self) -> bool:
-        """Whether the tensors named `classifier` judge texts; other tasks give theirs the same name."""
-        return self.format.architectures[frozenset({"classification"})] in self._architectures()
+    def _is_named(self, head: str) -> bool:
+        """Whether config.json names the architecture with this head alone."""
+        return self.format.architectures.get(frozenset({head})) in self._architectures()

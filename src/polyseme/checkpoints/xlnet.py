@@ -73,14 +73,30 @@ XLNET = Format(
             "sequence_summary.summary.": "classification.transform.dense.",
             "logits_proj.": "classification.dense.",
         },
+        "question-answering": {"qa_outputs.": "question-answering.dense."},
+        "multiple-choice": {
+            "sequence_summary.summary.": "multiple-choice.transform.dense.",
+            "logits_proj.": "multiple-choice.dense.",
+        },
+        "token-classification": {"classifier.": "token-classification.dense."},
     },
     prefix="transformer.",
     roots=("word_embedding.", "mask_emb", "layer."),
-    marks={"permutation-lm": "lm_loss.bias", "classification": "logits_proj.weight"},
+    marks={
+        "permutation-lm": "lm_loss.bias",
+        "classification": "logits_proj.weight",
+        "question-answering": "qa_outputs.weight",
+        "multiple-choice": "logits_proj.weight",
+        "token-classification": "classifier.weight",
+    },
     architectures={
         frozenset(): "XLNetModel",
         frozenset({"permutation-lm"}): "XLNetLMHeadModel",
         frozenset({"classification"}): "XLNetForSequenceClassification",
+        # Not the one that searches with beams, which scores an end from each of the best starts.
+        frozenset({"question-answering"}): "XLNetForQuestionAnsweringSimple",
+        frozenset({"multiple-choice"}): "XLNetForMultipleChoice",
+        frozenset({"token-classification"}): "XLNetForTokenClassification",
     },
     names={
         "vocab_size": "vocab_size",
@@ -135,6 +151,11 @@ XLNET = Format(
     },
     poolings={"last": {"summary_type": "last"}},
     classifier={"transform": "tanh"},
+    readings={
+        "question-answering": {"dropout": 0.0},
+        "multiple-choice": {"transform": "tanh"},
+        "token-classification": {"dropout": 0.0},
+    },
     read_more=_read_more,
     write_more=_write_more,
     ties={"lm_loss.weight": "transformer.word_embedding.weight"},

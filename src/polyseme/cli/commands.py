@@ -1,7 +1,7 @@
 """The one table of commands, and the help that lists them."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 from polyseme.records import nearest
@@ -71,10 +71,14 @@ def members(group: str) -> list[str]:
     return [name.split()[1] for name in COMMANDS if name.startswith(group + " ")]
 
 
-def load(name: str) -> tuple[type[Any], Callable[[Any], None]]:
-    """The options and the function of a command; nothing heavy is imported for it."""
+def load(name: str, arguments: Sequence[str] = ()) -> tuple[type[Any], Callable[[Any], None]]:
+    """The options and the function of a command; nothing heavy is imported for it.
+
+    A module with `options_for` has options that depend on the arguments.
+    """
     module = importlib.import_module(COMMANDS[name].module)
-    return cast("type[Any]", module.Options), cast("Callable[[Any], None]", module.run)
+    options = module.options_for(list(arguments)) if hasattr(module, "options_for") else module.Options
+    return cast("type[Any]", options), cast("Callable[[Any], None]", module.run)
 
 
 def overview(group: str = "") -> str:

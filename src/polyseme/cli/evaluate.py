@@ -16,7 +16,7 @@ class Options(Answering, frozen=True, kw_only=True):
     """
 
     task: Positional[str]
-    """classification."""
+    """The task that the model was fine-tuned for."""
     file: Positional[str]
     """The labelled examples."""
     json: bool = False

@@ -6,6 +6,7 @@ from tyro.conf import Positional
 
 from polyseme.cli.parsing import by_name
 from polyseme.cli.tables import print_table
+from polyseme.cli.task_options import with_settings
 from polyseme.tasks.settings import ClassificationSettings, FinetuneSettings
 
 if TYPE_CHECKING:
@@ -16,9 +17,9 @@ class Options(FinetuneSettings, frozen=True, kw_only=True):
     """Train a model for a task; the epoch that is best on dev becomes the model folder."""
 
     task: Positional[str]
-    """classification."""
+    """Which task: classification, tagging …; polyseme finetune TASK --help shows its options."""
     train: str
-    """Examples to learn from: TSV, CSV or JSON lines."""
+    """Examples to learn from."""
     dev: str
     """Examples that choose the best epoch."""
     test: str | None = None
@@ -28,7 +29,12 @@ class Options(FinetuneSettings, frozen=True, kw_only=True):
     out: str
     """The folder of the fine-tuned model; it must not exist yet."""
     examples: ClassificationSettings = ClassificationSettings()
-    """How the labelled files are read, and what the classifier does with them."""
+    """How the labelled files are read, and what is made of them."""
+
+
+def options_for(arguments: list[str]) -> type[Options]:
+    """The options with those of the task that is named."""
+    return with_settings(Options, arguments)
 
 
 def run(options: Options) -> None:

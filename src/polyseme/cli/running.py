@@ -92,7 +92,7 @@ def _dispatch(words: list[str], switches: set[str]) -> None:
         print(overview(words[0]))
         return
     name, rest = find(words)
-    options, command = load(name)
+    options, command = load(name, rest)
 
     from polyseme.cli.parsing import parse
     from polyseme.cli.reporter import TerminalReporter

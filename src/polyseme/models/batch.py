@@ -41,6 +41,10 @@ class Batch:
     samples: Tensor | None = None
     """The number of each row in its epoch where rows go on from one another: row i does so if this is one
     more than the number of row i of the batch before. `[batch]`"""
+    token_labels: Tensor | None = None
+    """What to predict at every position beside `labels` of whole texts; `IGNORED` elsewhere."""
+    token_hints: Tensor | None = None
+    """What is known of every position besides its id, as a number; 0 where nothing is."""
     pair_labels: Tensor | None = None
     """Of a pair of segments (next sentence: 0 follows, 1 random): `[batch]`."""
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from polyseme.embedding.windows import windows
+from polyseme.checkpoints.formats import Format
 from polyseme.errors import DataError, SettingsError
 from polyseme.models.batch import Batch, Loss, States
 from polyseme.models.heads import ClassificationHead
@@ -18,9 +18,11 @@ from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Transformer
 from polyseme.tasks.auxiliary_lm import BESIDE
 from polyseme.tasks.labelled_texts import LabelledText, read_labelled
-from polyseme.tasks.metrics import accuracy, by_label, confusion, macro_f1, micro_f1
+from polyseme.tasks.metrics import accuracy, by_label, confusion, macro_f1, matthews, micro_f1
+from polyseme.tasks.on_backbone import OnBackbone
 from polyseme.tasks.settings import ClassificationSettings
 from polyseme.tasks.task import Inventory, Row
+from polyseme.tasks.text_rows import chosen_pooling, text_rows
 from polyseme.text.tokenizer import Tokenizer
 
 
@@ -37,18 +39,21 @@ class Classification:
 
     >>> task = Classification(ClassificationSettings(text_column="review"))
     >>> task.metrics
-    ('accuracy', 'macro_f1')
+    ('accuracy', 'macro_f1', 'matthews')
     """
 
     name = "classification"
     head_name = "classification"
     settings_kind = ClassificationSettings
+    inventory_kind = Inventory
 
     def __init__(self, settings: ClassificationSettings | None = None) -> None:
         self.settings = settings or ClassificationSettings()
         self.problem: Literal["single", "multi"] = "multi" if self.settings.several else "single"
         self.metrics = (
-            ("micro_f1", "macro_f1", "accuracy") if self.settings.several else ("accuracy", "macro_f1")
+            ("micro_f1", "macro_f1", "accuracy")
+            if self.settings.several
+            else ("accuracy", "macro_f1", "matthews")
         )
 
     def read(self, path: Path, *, labelled: bool) -> Iterator[LabelledText]:
@@ -80,27 +85,18 @@ class Classification:
         self, example: LabelledText, tokenizer: Tokenizer, inventory: Inventory, *, max_length: int
     ) -> list[Row]:
         """[CLS] text [SEP], or [CLS] text [SEP] pair [SEP], of which the longer text is cut first."""
-        label = self._label(example, inventory)
-        if example.pair is not None:
-            first, second = tokenizer.encode_batch([example.text, example.pair])
-            return [_pair_row(first, second, label, tokenizer, max_length)]
-        (ids,) = tokenizer.encode_batch([example.text])
-        size = max_length - tokenizer.frame.size
-        if self.settings.long_texts == "windows":
-            cut = windows(len(ids), size=size, overlap=size // 4)
-            return [_row(ids[window.start : window.stop], label, tokenizer) for window in cut]
-        return [_row(ids[:size], label, tokenizer, cut=max(len(ids) - size, 0))]
+        return text_rows(
+            example.text,
+            example.pair,
+            self._label(example, inventory),
+            tokenizer,
+            max_length=max_length,
+            by_windows=self.settings.long_texts == "windows",
+        )
 
-    def pooling(self, config: TransformerConfig, poolings: Iterable[str]) -> str:
+    def reading(self, config: TransformerConfig, format: Format) -> dict[str, Any]:
         """The chosen pooling, or the folder's first; one that the folder cannot say is refused."""
-        possible = list(poolings)
-        chosen = self.settings.pooling or ("mean" if "mean" in possible else possible[0])
-        if chosen not in possible:
-            raise SettingsError(
-                f"a classifier of this family cannot pool by {chosen!r}: its folder has no word for it; "
-                f"choose {' or '.join(possible)}"
-            )
-        return chosen
+        return {"pooling": chosen_pooling(self.settings.pooling, format.poolings), **format.classifier}
 
     def build(
         self,
@@ -129,7 +125,8 @@ class Classification:
         return [self._answer(of_text.mean(axis=0).astype(np.float64), inventory) for of_text in outputs]
 
     def score(self, answers: Sequence[Labelling], examples: Sequence[LabelledText]) -> dict[str, float]:
-        """Accuracy and macro F1; of several labels micro F1 too, and accuracy counts exact sets."""
+        """Accuracy, macro F1 and Matthews' correlation; of several labels micro F1, and accuracy of exact
+        sets."""
         given, true = _given_and_true(answers, examples)
         labels = sorted({label for of_text in (*given, *true) for label in of_text})
         scores = {
@@ -137,6 +134,9 @@ class Classification:
             "macro_f1": macro_f1(given, true, labels),
             "micro_f1": micro_f1(given, true, labels),
         }
+        if not self.settings.several:
+            counts = confusion([g for (g,) in given], [t for (t,) in true], labels)
+            scores["matthews"] = matthews(counts)
         return {name: scores[name] for name in self.metrics}
 
     def report(
@@ -183,30 +183,24 @@ class Classification:
         return Labelling(chosen, dict(zip(inventory.labels, chances.tolist(), strict=True)))
 
 
-class Classifier(nn.Module):
+class Classifier(OnBackbone):
     """A backbone with a classification head."""
 
     def __init__(self, backbone: Transformer, head: nn.Module, settings: ClassificationSettings) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = head
+        super().__init__(backbone, head)
         self._loss = LOSSES[settings.several]
         self._smoothing = settings.label_smoothing
         self._beside = BESIDE[settings.lm_weight > 0](settings.lm_weight)
 
-    def forward(self, batch: Batch) -> Loss:
+    def loss(self, states: States, batch: Batch) -> Loss:
         """The mean loss of the batch's rows, and what is learned beside it."""
         assert batch.labels is not None
-        states = self.backbone(batch)
-        own = self._loss(self._logits(states, batch), batch.labels, self._smoothing)
+        own = self._loss(self.outputs(states, batch), batch.labels, self._smoothing)
         total, parts = self._beside(own, self.backbone, states, batch)
         return Loss(total, {"classification": own.detach(), **parts}, len(batch.labels))
 
-    def predict(self, batch: Batch) -> Tensor:
+    def outputs(self, states: States, batch: Batch) -> Tensor:
         """`[batch, labels]`, before any softmax."""
-        return self._logits(self.backbone(batch), batch)
-
-    def _logits(self, states: States, batch: Batch) -> Tensor:
         logits: Tensor = self.head(states, batch.attention_mask)
         return logits.float()
 
@@ -227,23 +221,3 @@ def _given_and_true(
     answers: Sequence[Labelling], examples: Sequence[LabelledText]
 ) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
     return [answer.labels for answer in answers], [example.labels or () for example in examples]
-
-
-def _row(ids: NDArray[np.int32], label: NDArray[Any] | None, tokenizer: Tokenizer, *, cut: int = 0) -> Row:
-    row = tokenizer.framed(ids)
-    return Row(row, tokenizer.frame.segments(len(row)), label, cut)
-
-
-def _pair_row(
-    first: NDArray[np.int32],
-    second: NDArray[np.int32],
-    label: NDArray[Any] | None,
-    tokenizer: Tokenizer,
-    max_length: int,
-) -> Row:
-    room = max_length - tokenizer.frame.pair_size
-    keep_first = max(room - len(second), min(len(first), (room + 1) // 2))
-    keep_second = max(room - len(first), min(len(second), room // 2))
-    cut = max(len(first) - keep_first, 0) + max(len(second) - keep_second, 0)
-    input_ids, types = tokenizer.frame.pair(first[:keep_first], second[:keep_second])
-    return Row(input_ids, types, label, cut)

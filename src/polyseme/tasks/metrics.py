@@ -1,4 +1,4 @@
-"""Scores of answers: accuracy, F1 by label, macro and micro, confusion."""
+"""Scores of answers: accuracy, F1 by label, macro and micro, confusion, correlations."""
 
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
@@ -28,6 +28,38 @@ def confusion(given: Sequence[str], true: Sequence[str], labels: Sequence[str]) 
     counts = np.zeros((len(labels), len(labels)), dtype=np.int64)
     np.add.at(counts, ([place[label] for label in true], [place[label] for label in given]), 1)
     return counts
+
+
+def matthews(counts: NDArray[np.int64]) -> float:
+    """The correlation of answers and truth, from a `confusion`; 0 where one of both never changes.
+
+    Of two classes it is the coefficient (Matthews 1975) that scores CoLA; of more, R_K (Gorodkin 2004).
+    """
+    truth, answers = counts.sum(axis=1).astype(float), counts.sum(axis=0).astype(float)
+    total, right = float(counts.sum()), float(np.trace(counts))
+    spread = np.sqrt((total**2 - truth @ truth) * (total**2 - answers @ answers))
+    return float((right * total - truth @ answers) / spread) if spread else 0.0
+
+
+def pearson(given: Sequence[float], true: Sequence[float]) -> float:
+    """The linear correlation of two rows of numbers; 0 where one of them never changes."""
+    x, y = (np.asarray(values, dtype=np.float64) for values in (given, true))
+    x, y = x - x.mean(), y - y.mean()
+    spread = np.sqrt((x @ x) * (y @ y))
+    return float(x @ y / spread) if spread else 0.0
+
+
+def spearman(given: Sequence[float], true: Sequence[float]) -> float:
+    """The linear correlation of the ranks; equal numbers share the mean of their ranks."""
+    return pearson(ranks(given).tolist(), ranks(true).tolist())
+
+
+def ranks(values: Sequence[float]) -> NDArray[np.float64]:
+    """The rank of each number, from 1; equal numbers share the mean of their ranks."""
+    _, inverse, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    mean: NDArray[np.float64] = (last - (counts - 1) / 2)[inverse]
+    return mean
 
 
 def by_label(

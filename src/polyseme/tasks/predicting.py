@@ -7,19 +7,34 @@ from typing import Any
 
 import msgspec
 import torch
+from torch import Tensor
 
 from polyseme import progress
-from polyseme.checkpoints.loading import load
-from polyseme.devices import pick_device, pick_precision, usable_cores
+from polyseme.checkpoints.cards import how_made
+from polyseme.checkpoints.hub import resolve
+from polyseme.checkpoints.loading import heads_in, load
+from polyseme.checkpoints.task_tensors import TASK_TENSORS
+from polyseme.devices import pick_device, usable_cores
 from polyseme.errors import CheckpointError, SettingsError
 from polyseme.files import whole_file
 from polyseme.records import from_plain
+from polyseme.runtime.backbone import CompiledBackbone
 from polyseme.tasks.rows import count_cut, outputs_of, say_cut
 from polyseme.tasks.settings import PredictSettings
-from polyseme.tasks.task import Inventory, divided, make_task
+from polyseme.tasks.skipping import leaving_out, parsed
+from polyseme.tasks.task import Row, TaskModule, divided, make_task, task_kind
 
 _BLOCK = 2048
 """Texts held at once."""
+
+
+FOREIGN: dict[str, tuple[str, dict[str, Any]]] = {
+    "single": ("classification", {"several": False}),
+    "multi": ("classification", {"several": True}),
+    "regression": ("regression", {}),
+    "token-classification": ("tagging", {}),
+}
+"""Task and settings of a model that another library saved, by `Card.problem` or else by its head."""
 
 
 class Answerer:
@@ -30,47 +45,71 @@ class Answerer:
     """
 
     def __init__(self, name_or_folder: str | Path, **options: Any) -> None:
-        model = load(name_or_folder, heads=["classification"])
-        made = model.card.made
-        task = made.get("task", "classification")
-        chosen, of_task = divided(options, PredictSettings, task)
-        self._settings = settings = from_plain(chosen, PredictSettings, where="predict")
-        if model.tokenizer is None or model.card.labels is None:
-            raise CheckpointError(
-                f"{name_or_folder} has no tokenizer or no names of classes; fine-tune it first"
-            )
-        torch.set_num_threads(settings.threads or usable_cores())
+        folder = resolve(name_or_folder)
+        made = how_made(folder)
+        head_name = task_kind(made["task"]).head_name if "task" in made else _foreign_head(folder)
+        model = load(folder, heads=[head_name] if head_name else [])
+        if "task" in made:
+            task, known = made["task"], made.get("task_settings", {})
+        else:
+            task, known = FOREIGN[model.card.problem or head_name]
+        given = {name: value for name, value in options.items() if value is not None}
+        chosen, of_task = divided(given, PredictSettings, task)
+        self.settings = settings = from_plain(chosen, PredictSettings, where="predict")
+        if model.tokenizer is None:
+            raise CheckpointError(f"{name_or_folder} has no tokenizer; fine-tune it first")
+        threads = settings.threads or usable_cores()
+        torch.set_num_threads(threads)
         self._device = pick_device(settings.device)
-        self._precision = pick_precision(settings.precision, self._device)
-        known = {"several": model.card.problem == "multi", **made.get("task_settings", {})}
-        given = {name: value for name, value in of_task.items() if value is not None}
-        self.task = make_task(task, {**known, **given})
+        self.task = make_task(task, {**known, **of_task})
         self._tokenizer = model.tokenizer
-        self._inventory = Inventory(labels=tuple(model.card.labels))
+        self._inventory = from_plain(
+            {"labels": model.card.labels, **made.get("inventory", {})},
+            self.task.inventory_kind,
+            where=str(name_or_folder),
+        )
         positions = model.backbone.config.max_position_embeddings
         self._max_length = min(made.get("max_length") or positions, positions)
-        head = model.heads[self.task.head_name]
-        self._module = self.task.build(model.backbone, self._inventory, reading={}, head=head)
+        self._module = self.task.build(
+            model.backbone,
+            self._inventory,
+            reading=made.get("reading", {}),
+            head=model.heads.get(head_name),
+        )
+        _fill(self._module, model.task_tensors, published="head." if head_name else "backbone.")
         self._module.to(self._device)
+        # From the final weights, and only to answer; training and its scores on dev keep the plain network.
+        self._module.backbone = CompiledBackbone(  # type: ignore[assignment]
+            self._module.backbone, settings.precision, threads=threads, device=self._device
+        )
         self._cut = self._read = 0
 
     def answers(self, examples: Sequence[Any]) -> list[Any]:
         """One answer an example."""
-        rows = [
-            self.task.encode(example, self._tokenizer, self._inventory, max_length=self._max_length)
-            for example in examples
-        ]
+        return [answer for _, answer in self.answered(examples)]
+
+    def answered(self, examples: Sequence[Any]) -> list[tuple[Any, Any]]:
+        """Each example with its answer; without the bad ones where they may be left out."""
+
+        def rows_of(example: Any) -> tuple[Any, list[Row]]:
+            return example, self.task.encode(
+                example, self._tokenizer, self._inventory, max_length=self._max_length
+            )
+
+        encoded = list(parsed(examples, rows_of))
+        examples, rows = [example for example, _ in encoded], [rows for _, rows in encoded]
         self._cut += count_cut(rows)
         self._read += len(rows)
         outputs = outputs_of(
             self._module,
             rows,
             padding=self._tokenizer.filling_id,
-            batch_tokens=self._settings.batch_tokens,
-            precision=self._precision,
+            batch_tokens=self.settings.batch_tokens,
+            precision="fp32",  # of the head; the backbone has its own
             device=self._device,
         )
-        return self.task.decode(outputs, examples, self._inventory)
+        answers = self.task.decode(outputs, examples, self._inventory)
+        return list(zip(examples, answers, strict=True))
 
     def say_cut(self, name: str) -> None:
         """Say how many of the examples answered so far were cut; `name` tells which examples these are."""
@@ -92,7 +131,11 @@ def predict(file: str | Path, *, model: str | Path, out: str | Path, **options: 
     answerer = Answerer(model, **options)
     examples = answerer.task.read(Path(file), labelled=False)
     total = 0
-    with whole_file(Path(out)) as target, progress.bar("predict", unit="texts") as work:
+    with (
+        leaving_out(answerer.settings.skip_bad) as left,
+        whole_file(Path(out)) as target,
+        progress.bar("predict", unit="texts") as work,
+    ):
         for block in _blocks(examples):
             answers = answerer.answers(block)
             lines = [msgspec.json.encode(answerer.task.write(answer)) for answer in answers]
@@ -100,6 +143,7 @@ def predict(file: str | Path, *, model: str | Path, out: str | Path, **options: 
             work.advance(len(block))
             total += len(block)
     answerer.say_cut(str(file))
+    left.say(str(file))
     return total
 
 
@@ -112,10 +156,32 @@ def evaluate(task: str, file: str | Path, *, model: str | Path, **options: Any) 
     answerer = Answerer(model, **options)
     if answerer.task.name != task:
         raise SettingsError(f"{model} was fine-tuned for {answerer.task.name}, not for {task}")
-    examples = list(answerer.task.read(Path(file), labelled=True))
-    answers = answerer.answers(examples)
+    with leaving_out(answerer.settings.skip_bad) as left:
+        answered = answerer.answered(list(answerer.task.read(Path(file), labelled=True)))
     answerer.say_cut(str(file))
-    return answerer.report(answers, examples)
+    left.say(str(file))
+    report = answerer.report([answer for _, answer in answered], [example for example, _ in answered])
+    return report | ({"left_out": left.errors} if answerer.settings.skip_bad else {})
+
+
+def _foreign_head(folder: Path) -> str:
+    """The head of a folder that another library wrote: a classifier of texts, unless it says otherwise."""
+    found = heads_in(folder)
+    return next((head for head in FOREIGN if head in found), "classification")
+
+
+def _fill(module: TaskModule, tensors: dict[str, Tensor], *, published: str) -> None:
+    """Put a task's own tensors into its network, each into its place, or refuse the folder."""
+    drawn = {
+        name: tensor
+        for name, tensor in module.state_dict().items()
+        if not name.startswith(("backbone.", published))
+    }
+    shapes = [{name: tuple(tensor.shape) for name, tensor in some.items()} for some in (drawn, tensors)]
+    if shapes[0] != shapes[1]:
+        wrong = sorted(set(shapes[0].items()) ^ set(shapes[1].items()))
+        raise CheckpointError(f"{TASK_TENSORS} does not fit its task: {wrong[0][0]}; fetch the folder again")
+    module.load_state_dict({**module.state_dict(), **tensors})
 
 
 def _blocks(examples: Iterable[Any]) -> Iterator[list[Any]]:

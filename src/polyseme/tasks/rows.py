@@ -1,16 +1,18 @@
 """Rows in batches: by length and shuffled for training, by a budget of tokens for answers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from polyseme import progress
-from polyseme.models.batch import Batch
+from polyseme.models.batch import IGNORED, Batch
 from polyseme.models.batching import batches_by_length, pad
 from polyseme.models.transformer.config import TransformerConfig
-from polyseme.tasks.task import Row, TaskModule
+from polyseme.tasks.task import ByToken, Outputs, Row, TaskModule
 from polyseme.training.loop import autocast
 
 _POOL = 16
@@ -18,7 +20,8 @@ _POOL = 16
 
 
 def collate(rows: Sequence[Row], *, padding: int, config: TransformerConfig) -> Batch:
-    """The rows as one batch for a model of this kind."""
+    """The rows as one batch for a model of this kind, each with those that stand beside it."""
+    rows = side_by_side(rows)
     most = config.max_position_embeddings
     matrix, real = pad([row.input_ids for row in rows], padding=padding, most=most)
     types = None
@@ -26,12 +29,31 @@ def collate(rows: Sequence[Row], *, padding: int, config: TransformerConfig) -> 
         kinds = [_zeros(row) if row.token_type_ids is None else row.token_type_ids for row in rows]
         types = torch.from_numpy(pad(kinds, padding=0, most=most)[0])
     labels = [row.label for row in rows if row.label is not None]
+    width = matrix.shape[1]
     return Batch(
         input_ids=torch.from_numpy(matrix),
         attention_mask=None if real.all() else torch.from_numpy(real),
         token_type_ids=types,
         labels=torch.from_numpy(np.stack(labels)) if labels else None,
+        token_labels=_by_token([row.token_labels for row in rows], width, filling=IGNORED),
+        token_hints=_by_token([row.token_hints for row in rows], width, filling=0),
     )
+
+
+def side_by_side(rows: Iterable[Row]) -> list[Row]:
+    """Every row, followed by those beside it."""
+    return [one for row in rows for one in (row, *row.beside)]
+
+
+def _by_token(rows: Sequence[NDArray[np.int64] | None], width: int, *, filling: int) -> torch.Tensor | None:
+    """Numbers of tokens as a matrix; None where no row has any."""
+    if all(row is None for row in rows):
+        return None
+    matrix = np.full((len(rows), width), filling, dtype=np.int64)
+    for number, row in enumerate(rows):
+        if row is not None:
+            matrix[number, : len(row)] = row
+    return torch.from_numpy(matrix)
 
 
 def _zeros(row: Row) -> NDArray[np.int32]:
@@ -64,25 +86,49 @@ def outputs_of(
     batch_tokens: int,
     precision: str,
     device: torch.device,
-) -> list[NDArray[np.float32]]:
-    """What the network says of each example's rows, `[rows, …]`, in the examples' order."""
+) -> list[Outputs]:
+    """What the network says of each example, in the examples' order."""
+    rows_of_examples = [
+        [replace(row, beside=()) for row in side_by_side(of_example)] for of_example in rows_of_examples
+    ]
     rows = [row for of_example in rows_of_examples for row in of_example]
-    outputs: list[NDArray[np.float32]] = [np.zeros(0, dtype=np.float32)] * len(rows)
+    outputs: list[Outputs] = [np.zeros(0, dtype=np.float32)] * len(rows)
     module.eval()
     for numbers in batches_by_length([len(row.input_ids) for row in rows], max_tokens=batch_tokens):
         batch = collate([rows[n] for n in numbers], padding=padding, config=module.backbone.config).to(device)
         with autocast("bf16" if precision == "bf16" else "fp32", device):
-            answers = module.predict(batch)
-        for number, answer in zip(numbers, answers.float().cpu().numpy(), strict=True):
-            outputs[number] = answer
-    return list(_grouped(outputs, [len(of_example) for of_example in rows_of_examples]))
+            said = module.outputs(module.backbone(batch), batch)
+        for number, output in zip(numbers, of_rows(said, [rows[n] for n in numbers]), strict=True):
+            outputs[number] = output
+    return module.settled(list(_grouped(outputs, [len(of_example) for of_example in rows_of_examples])))
 
 
-def _grouped(outputs: Sequence[NDArray[np.float32]], counts: Sequence[int]) -> Iterator[NDArray[np.float32]]:
+def of_rows(said: torch.Tensor | ByToken, rows: Sequence[Row]) -> Iterator[Outputs]:
+    """What a batch's outputs say of each of its rows."""
+    if isinstance(said, torch.Tensor):
+        yield from said.float().cpu().numpy()
+        return
+    tokens = said.tokens.float().cpu().numpy()
+    texts = [None] * len(rows) if said.text is None else said.text.float().cpu().numpy()
+    for row, of_tokens, of_text in zip(rows, tokens, texts, strict=True):
+        asked = row.asked if row.asked is not None else slice(len(row.input_ids))
+        yield ByToken(of_tokens[asked], of_text, row.places)
+
+
+def _grouped(outputs: Sequence[Outputs], counts: Sequence[int]) -> Iterator[Outputs]:
     start = 0
     for count in counts:
-        yield np.stack(outputs[start : start + count])
+        yield joined(outputs[start : start + count])
         start += count
+
+
+def joined(of_rows: Sequence[Any]) -> Outputs:
+    """The outputs of one example's rows as those of the example."""
+    if not isinstance(of_rows[0], ByToken):
+        return np.stack(of_rows)
+    texts = None if of_rows[0].text is None else np.stack([row.text for row in of_rows])
+    places = None if of_rows[0].places is None else np.concatenate([row.places for row in of_rows])
+    return ByToken(np.concatenate([row.tokens for row in of_rows]), texts, places)
 
 
 def count_cut(rows_of_examples: Sequence[Sequence[Row]]) -> int:

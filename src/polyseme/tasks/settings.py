@@ -2,12 +2,12 @@
 
 from typing import Literal
 
-from polyseme.devices import Precision
+from polyseme.devices import InferencePrecision, Precision
 from polyseme.records import Record
 
 
-class ClassificationSettings(Record, frozen=True):
-    """How labelled texts are read and classified."""
+class ColumnSettings(Record, frozen=True, kw_only=True):
+    """Where a file of texts has what."""
 
     text_column: str | None = None
     """Column of the text, by name, or by number from 0 without a header; usually found by its name."""
@@ -17,32 +17,52 @@ class ClassificationSettings(Record, frozen=True):
     """Column of the label; without a header the last one."""
     header: Literal["auto", "yes", "no"] = "auto"
     """Whether the first row of a TSV or CSV file names the columns; auto looks for names it knows."""
-    several: bool = False
-    """Each text may have several labels, or none."""
-    separator: str = "|"
-    """What stands between several labels; JSON lines may have a list instead."""
-    long_texts: Literal["truncate", "windows"] = "truncate"
-    """Cut texts longer than the model, or read them by windows and average what they say. Pairs are cut."""
-    pooling: Literal["pooler", "first", "mean", "last"] | None = None
-    """What the classifier reads; usually the pooler where the model has one, else the mean; the last token
-    in models that read from the left."""
-    label_smoothing: float = 0.0
-    """Share of the target that goes to all labels alike."""
-    lm_weight: float = 0.0
-    """What predicting the text's own next tokens counts beside the labels, in models that read from the
-    left (GPT: 0.5); 0 for not at all."""
     encoding: str = "utf-8"
     """Encoding of the files, or `auto`."""
     errors: Literal["strict", "replace"] = "strict"
     """What to do with bytes that are not in the encoding."""
 
+
+class WholeTextSettings(ColumnSettings, frozen=True, kw_only=True):
+    """How texts and pairs of texts are read by columns, and by the network."""
+
+    long_texts: Literal["truncate", "windows"] = "truncate"
+    """Cut texts longer than the model, or read them by windows and average what they say. Pairs are cut."""
+    pooling: Literal["pooler", "first", "mean", "last"] | None = None
+    """What the head reads; usually the pooler where the model has one, else the mean; the last token in
+    models that read from the left."""
+
+
+class ClassificationSettings(WholeTextSettings, frozen=True, kw_only=True):
+    """How labelled texts are read and classified."""
+
+    several: bool = False
+    """Each text may have several labels, or none."""
+    separator: str = "|"
+    """What stands between several labels; JSON lines may have a list instead."""
+    label_first: bool = False
+    """Each line is a label, a blank and the text, as in SST and TREC."""
+    label_until: str | None = None
+    """A label counts only up to this sign: of TREC's DESC:manner, with ":", DESC."""
+    label_smoothing: float = 0.0
+    """Share of the target that goes to all labels alike."""
+    lm_weight: float = 0.0
+    """What predicting the text's own next tokens counts beside the labels, in models that read from the
+    left (GPT: 0.5); 0 for not at all."""
+
     def __post_init__(self) -> None:
         if not self.separator:
             raise ValueError("separator must not be empty")
+        if self.label_until == "":
+            raise ValueError("label_until must not be empty")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
         if self.lm_weight < 0:
             raise ValueError(f"lm_weight must not be negative, got {self.lm_weight}")
+
+
+class RegressionSettings(WholeTextSettings, frozen=True, kw_only=True):
+    """How scored texts are read; the column of the score is --label-column."""
 
 
 class FinetuneSettings(Record, frozen=True):
@@ -92,6 +112,8 @@ class FinetuneSettings(Record, frozen=True):
     """Threads of the processor; None: as many as this process may use."""
     batch_tokens: int = 8192
     """Tokens computed at once when answering, padding included."""
+    skip_bad: bool = False
+    """Leave out examples that do not fit, count and list them, instead of stopping at the first."""
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "embedding_learning_rate", "head_learning_rate"):
@@ -121,14 +143,17 @@ class FinetuneSettings(Record, frozen=True):
 class PredictSettings(Record, frozen=True):
     """How a fine-tuned model answers."""
 
-    precision: Precision = "fp32"
-    """Numbers of the matrix products."""
+    precision: InferencePrecision = "fp32"
+    """Numbers of the matrix products. auto takes bf16 where the processor has it; int8 is faster still. The
+    first texts are compared with fp32, and what is too far from it is not used."""
     device: str = "auto"
     """Where to compute: cpu, cuda …; auto takes a GPU where there is one."""
     threads: int | None = None
     """Threads of the processor; None: as many as this process may use."""
     batch_tokens: int = 8192
     """Tokens computed at once, padding included."""
+    skip_bad: bool = False
+    """Leave out examples that do not fit, count and list them, instead of stopping at the first."""
 
     def __post_init__(self) -> None:
         for name in ("threads", "batch_tokens"):

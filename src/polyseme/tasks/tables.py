@@ -1,4 +1,4 @@
-"""Rows of a labelled file by the names of their columns: TSV, CSV, JSON lines, plain lines."""
+"""Rows of a labelled file by the names of their columns: TSV, CSV, JSON, plain lines."""
 
 import csv
 from collections.abc import Collection, Iterator
@@ -9,6 +9,8 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from polyseme.errors import DataError
+from polyseme.tasks.exports import gold_beside, plain_cells
+from polyseme.tasks.skipping import bad, parsed
 from polyseme.text.json_lines import decode_line, why_not
 from polyseme.text.reading import TextSettings, read_lines
 
@@ -37,16 +39,27 @@ class Table(NamedTuple):
 
 
 def read_table(
-    path: Path, *, names: Collection[str], header: Literal["auto", "yes", "no"], reading: TextSettings
+    path: Path,
+    *,
+    names: Collection[str],
+    header: Literal["auto", "yes", "no"],
+    reading: TextSettings,
+    gold: bool = False,
 ) -> Table:
     """The rows of a file by its suffix: .tsv, .csv, .json or .jsonl (an object a line), else tabs.
 
+    A file that begins with `[` is one list of objects, and with `gold` a `.data` file has its labels in the
+    `.gold` file beside it.
     With `header` auto the first row names the columns if one of its cells is among `names`. Blank lines
     are passed over, except in a file of plain lines (no tab in the first), where each is a row.
     A `DataError` names file and line of a row that does not fit.
     """
     lines = read_lines(path, reading)
     suffix = next((s for s in reversed(path.suffixes) if s not in _COMPRESSED), "")
+    beginning = next(lines)  # a file without any line is refused by `read_lines`
+    lines = chain([beginning], lines)
+    if beginning.strip() == "[" or beginning.lstrip().startswith("[{"):
+        return _list_of_objects(path, lines, gold_beside(path) if gold else None)
     if suffix in (".json", ".jsonl"):
         return _objects(path, lines, reading)
     numbered = _csv(lines) if suffix == ".csv" else ((n, line.split("\t")) for n, line in enumerate(lines, 1))
@@ -76,10 +89,13 @@ def _fitted(path: Path, columns: list[str], rows: Iterator[tuple[int, list[str]]
             continue
         cells = cells or [""]
         if len(cells) != len(columns):
-            raise DataError(
-                f"{path}, line {number}: {len(cells)} columns where the first row has {len(columns)} "
-                f"({', '.join(columns)})"
+            bad(
+                DataError(
+                    f"{path}, line {number}: {len(cells)} columns where the first row has {len(columns)} "
+                    f"({', '.join(columns)})"
+                )
             )
+            continue
         yield TableRow(f"{path}, line {number}", dict(zip(columns, cells, strict=True)))
 
 
@@ -91,7 +107,8 @@ def _csv(lines: Iterator[str]) -> Iterator[tuple[int, list[str]]]:
 
 
 def _objects(path: Path, lines: Iterator[str], reading: TextSettings) -> Table:
-    rows = (_object(f"{path}, line {n}", line, reading) for n, line in enumerate(lines, 1) if line.strip())
+    numbered = ((f"{path}, line {n}", line) for n, line in enumerate(lines, 1) if line.strip())
+    rows = parsed(numbered, lambda numbered_line: _object(*numbered_line, reading))
     first = next(rows, None)
     if first is None:
         raise DataError(f"{path} is empty; a file of examples needs at least one row")
@@ -100,8 +117,22 @@ def _objects(path: Path, lines: Iterator[str], reading: TextSettings) -> Table:
 
 def _object(where: str, line: str, reading: TextSettings) -> TableRow:
     try:
-        return TableRow(where, decode_line(line, _DECODE, errors=reading.errors))
+        cells = decode_line(line, _DECODE, errors=reading.errors)
     except msgspec.DecodeError as error:
         raise DataError(
             f"{where}: not a JSON object ({why_not(line, error)}); write one object a line"
         ) from error
+    return TableRow(where, plain_cells(cells, where, gold=None))
+
+
+def _list_of_objects(path: Path, lines: Iterator[str], gold: dict[str, str] | None) -> Table:
+    text = "\n".join(lines)
+    try:
+        objects = msgspec.json.decode(text, type=list[dict[str, Any]])
+    except msgspec.DecodeError as error:
+        raise DataError(f"{path}: not a list of JSON objects ({why_not(text, error)})") from error
+    places = ((f"{path}, object {n}", cells) for n, cells in enumerate(objects, 1))
+    rows = list(parsed(places, lambda place: TableRow(place[0], plain_cells(place[1], place[0], gold=gold))))
+    if not rows:
+        raise DataError(f"{path} is empty; a file of examples needs at least one row")
+    return Table(list(rows[0].cells), True, iter(rows))

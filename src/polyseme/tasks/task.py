@@ -6,19 +6,21 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from polyseme.errors import SettingsError
 from polyseme.records import Record, from_plain, nearest
-from polyseme.tasks import TASKS
+from polyseme.tasks import TASKS, TaskEntry
+from polyseme.tasks.skipping import parsed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from polyseme.models.batch import Batch, Loss
+    from polyseme.checkpoints.formats import Format
+    from polyseme.models.batch import Batch, Loss, States
     from polyseme.models.transformer.config import TransformerConfig
     from polyseme.models.transformer.model import Transformer
     from polyseme.text.tokenizer import Tokenizer
@@ -28,7 +30,11 @@ A = TypeVar("A")
 
 
 class Inventory(Record, frozen=True):
-    """What a task learns from its training examples before any weight is trained; saved with the model."""
+    """What a task learns from its training examples before any weight is trained; saved with the model.
+
+    A task that learns more than labels has a record of its own below this one and names it in
+    `Task.inventory_kind`.
+    """
 
     labels: tuple[str, ...]
     """In the order of the network's scores."""
@@ -45,18 +51,56 @@ class Row:
     """What to answer: a number, or one number a class; None where nobody knows."""
     cut: int = 0
     """Tokens of the example that no row holds."""
+    token_labels: NDArray[np.int64] | None = None
+    """What to answer at each token, `IGNORED` where nothing is asked."""
+    token_hints: NDArray[np.int64] | None = None
+    """What is known of each token besides its id, as a number; 0 where nothing is."""
+    asked: NDArray[np.int64] | None = None
+    """The positions whose outputs are answers, such as the first token of each word; None where the row
+    is answered as a whole. Rows of one example ask for its words one after the other, each word once."""
+    places: NDArray[Any] | None = None
+    """What `decode` must know of each position that is asked for, such as where it stands in the text:
+    `[asked, …]`."""
+    beside: tuple[Row, ...] = ()
+    """Rows of the same example that must stand in the same batch, such as the other choices of a question."""
+
+
+class ByToken(NamedTuple):
+    """Outputs of which some are one a token; of these a row keeps the ones that it asks for."""
+
+    tokens: Any
+    """`[batch, length, …]` of a batch, `[words, …]` of an example."""
+    text: Any = None
+    """`[batch, …]` of a batch, `[rows, …]` of an example; None where nothing is said of a row as a whole."""
+    places: Any = None
+    """What the rows know of their words: `[words, …]` of an example."""
+
+
+Outputs = NDArray[np.float32] | ByToken
+"""Of an example: `[rows, …]`, or what is said of its words."""
 
 
 class TaskModule(Protocol):
-    """A backbone with the task's head on it."""
+    """A backbone with the task's head on it, which reads the backbone's states and nothing else of it.
+
+    Heads that share a backbone share its states too: `loss` and `outputs` are told them.
+    """
 
     backbone: Transformer
     head: nn.Module
+    """What `Task.head_name` calls it in a folder."""
 
-    def __call__(self, batch: Batch) -> Loss: ...
+    def __call__(self, batch: Batch) -> Loss:
+        """The loss, states computed first."""
 
-    def predict(self, batch: Batch) -> Tensor:
-        """One output a row, in float32: `[batch, …]`."""
+    def loss(self, states: States, batch: Batch) -> Loss:
+        """The mean loss of the batch."""
+
+    def outputs(self, states: States, batch: Batch) -> Tensor | ByToken:
+        """One output a row, in float32: `[batch, …]`; or one a token."""
+
+    def settled(self, outputs: list[Outputs]) -> list[Outputs]:
+        """What is said of examples once the outputs of their rows are together: what goes to `decode`."""
 
     def train(self, mode: bool = True) -> Any: ...
     def eval(self) -> Any: ...
@@ -75,7 +119,10 @@ class Task(Protocol[E, A]):
     name: str
     """In the table of tasks."""
     head_name: str
-    """Of its head in a model folder."""
+    """Of the module's `head` in a model folder; empty where no published layout has such a head. What the
+    module holds beside backbone and published head is kept in a file of its own."""
+    inventory_kind: type[Inventory]
+    """The record that `fit` gives."""
     metrics: tuple[str, ...]
     """The names of its scores; the first one chooses the best epoch."""
     problem: Any
@@ -93,8 +140,11 @@ class Task(Protocol[E, A]):
     def encode(self, example: E, tokenizer: Tokenizer, inventory: Inventory, *, max_length: int) -> list[Row]:
         """One row, or several where a text needs windows; an unknown label is a `DataError`."""
 
-    def pooling(self, config: TransformerConfig, poolings: Iterable[str]) -> str:
-        """How the head reads a network, among what its folder can say."""
+    def reading(self, config: TransformerConfig, format: Format) -> dict[str, Any]:
+        """How the head reads a network of this family, among what its folder can say: what `build` is told.
+
+        `pooling` "pooler" gives the backbone a pooler where it has none; all else leaves it without one.
+        """
 
     def build(
         self,
@@ -106,10 +156,8 @@ class Task(Protocol[E, A]):
     ) -> TaskModule:
         """The network of the task, with the given head or a fresh one that is told `reading`."""
 
-    def decode(
-        self, outputs: Sequence[NDArray[np.float32]], examples: Sequence[E], inventory: Inventory
-    ) -> list[A]:
-        """One answer an example from the outputs of its rows, `[rows, …]`."""
+    def decode(self, outputs: Sequence[Any], examples: Sequence[E], inventory: Inventory) -> list[A]:
+        """One answer an example from its `Outputs`."""
 
     def score(self, answers: Sequence[A], examples: Sequence[E]) -> dict[str, float]:
         """The scores that `metrics` names."""
@@ -121,13 +169,47 @@ class Task(Protocol[E, A]):
         """The answer as plain data, for a line of JSON."""
 
 
+@runtime_checkable
+class Teaching(Protocol[E]):
+    """A task some of whose labelled examples can be scored, and yet not be learned from."""
+
+    def lesson(self, example: E) -> E:
+        """The example, or a `DataError` that says why nothing can be learned from it."""
+
+
+@runtime_checkable
+class Tuning(Protocol):
+    """A task whose network holds something that is chosen on dev instead of being trained."""
+
+    def tune(self, module: Any, outputs: list[Any], examples: Sequence[E], inventory: Inventory) -> list[Any]:
+        """Choose it by the `Outputs` of dev, and give these as they are with it."""
+
+
+def lessons(task: Any, examples: Iterable[E]) -> Iterable[E]:
+    """The examples that can be learned from; one that cannot is `bad`."""
+    return parsed(examples, task.lesson) if isinstance(task, Teaching) else examples
+
+
 def task_kind(name: str) -> type[Any]:
     """The class of a task by its name in the table."""
+    return _found(_entry(name).kind)
+
+
+def settings_kind(name: str) -> type[Record]:
+    """The record of a task's settings, without loading torch."""
+    return _found(_entry(name).settings)
+
+
+def _entry(name: str) -> TaskEntry:
     if name not in TASKS:
         raise SettingsError(
             f"there is no task {name!r}{nearest(name, list(TASKS))}; choose {', '.join(TASKS)}"
         )
-    module, _, kind = TASKS[name].partition(":")
+    return TASKS[name]
+
+
+def _found(path: str) -> type[Any]:
+    module, _, kind = path.partition(":")
     found: type[Any] = getattr(import_module(module), kind)
     return found
 
@@ -143,7 +225,7 @@ def divided(
     options: Mapping[str, Any], kind: type[Record], task: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The options that are fields of `kind`, and those that are settings of the task."""
-    own, of_task = kind.__struct_fields__, task_kind(task).settings_kind.__struct_fields__
+    own, of_task = kind.__struct_fields__, settings_kind(task).__struct_fields__
     for name in options:
         if name not in own and name not in of_task:
             raise SettingsError(f"{name} is not a setting here{nearest(name, [*own, *of_task])}")

@@ -1,0 +1,30 @@
+"""What a task keeps beside the published layout: `task.safetensors`, which other libraries pass over."""
+
+from pathlib import Path
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from polyseme.errors import CheckpointError
+
+TASK_TENSORS = "task.safetensors"
+
+
+def task_tensor_files(tensors: dict[str, Tensor]) -> dict[str, bytes]:
+    """The file, by its name; none where there is nothing to keep."""
+    if not tensors:
+        return {}
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return {TASK_TENSORS: safetensors.torch.save(plain, metadata={"format": "pt"})}
+
+
+def read_task_tensors(folder: Path) -> dict[str, Tensor]:
+    """The tensors by the names that the task's network has for them; empty without the file."""
+    path = folder / TASK_TENSORS
+    if not path.is_file():
+        return {}
+    try:
+        return dict(safetensors.torch.load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}; fetch it again") from error

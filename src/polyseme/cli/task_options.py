@@ -1,0 +1,29 @@
+"""Options of commands that are about one of several tasks: those of the task that is named."""
+
+from collections.abc import Sequence
+from typing import TypeVar, cast
+
+import msgspec
+
+from polyseme.tasks import TASKS
+from polyseme.tasks.task import settings_kind
+
+R = TypeVar("R", bound=msgspec.Struct)
+
+
+def with_settings(options: type[R], arguments: Sequence[str]) -> type[R]:
+    """The record whose `examples` are the settings of the first task among the arguments, if there is one."""
+    name = next((argument for argument in arguments if argument in TASKS), None)
+    if name is None:
+        return options
+    kind = settings_kind(name)
+    made = msgspec.defstruct(
+        options.__name__,
+        [("examples", kind, kind())],
+        bases=(options,),
+        frozen=True,
+        kw_only=True,
+        module=options.__module__,
+    )
+    made.__doc__ = options.__doc__
+    return cast("type[R]", made)

@@ -1,0 +1,67 @@
+"""Objects as annotation tools and data sets write them, made into plain rows: text, pair, label."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from polyseme.errors import DataError
+
+_WORD_PLACES = ({"start1", "end1", "start2", "end2"}, {"ranges1", "ranges2"})
+"""Of MCL-WiC, where both sentences are of one language, and where not."""
+_PLACE = re.compile(r"\s*(\d+)-(\d+)\s*")
+
+
+def plain_cells(cells: dict[str, Any], where: str, *, gold: dict[str, str] | None) -> dict[str, Any]:
+    """The cells of an object as a table would have them; what is no export stays as it is.
+
+    Known are Label Studio's exports (the choices of the first annotation that was not cancelled) and
+    MCL-WiC, whose two sentences get quotation marks around the word that is asked about. `gold` has the
+    tags of a MCL-WiC file by id.
+    """
+    if isinstance(cells.get("data"), dict) and isinstance(cells.get("annotations"), list):
+        return {**cells["data"], "label": _choices(cells["annotations"], where)}
+    if any(places <= cells.keys() for places in _WORD_PLACES):
+        plain = {
+            "sentence1": _marked(cells, "1", where),
+            "sentence2": _marked(cells, "2", where),
+        }
+        return plain if gold is None else {**plain, "label": gold.get(str(cells.get("id")))}
+    return cells
+
+
+def gold_beside(path: Path) -> dict[str, str] | None:
+    """The tags by id of the `.gold` file beside a `.data` file, if that is what `path` names."""
+    name = next((end for end in (".data", ".data.xz") if path.name.endswith(end)), None)
+    if name is None:
+        return None
+    beside = path.with_name(path.name.removesuffix(name) + ".gold")
+    if not beside.is_file():
+        raise DataError(f"{path} has its labels in {beside.name}, which is missing beside it")
+    try:
+        tags = msgspec.json.decode(beside.read_bytes(), type=list[dict[str, str]])
+        return {tag["id"]: tag["tag"] for tag in tags}
+    except (msgspec.DecodeError, KeyError) as error:
+        raise DataError(f"{beside} is no list of objects with id and tag: {error}") from error
+
+
+def _choices(annotations: list[Any], where: str) -> list[str]:
+    for annotation in annotations:
+        if isinstance(annotation, dict) and not annotation.get("was_cancelled"):
+            values = [result.get("value", {}) for result in annotation.get("result", [])]
+            return [choice for value in values for choice in value.get("choices", [])]
+    raise DataError(f"{where}: no annotation that was not cancelled; export annotated tasks only")
+
+
+def _marked(cells: dict[str, Any], number: str, where: str) -> str:
+    """The sentence of this number with quotation marks around its word, which may be in several parts."""
+    text, ranges = cells.get(f"sentence{number}"), cells.get(f"ranges{number}")
+    said = ranges or f"{cells.get(f'start{number}')}-{cells.get(f'end{number}')}"
+    places = [_PLACE.fullmatch(part) for part in str(said).split(",")]
+    spans = sorted((int(place[1]), int(place[2])) for place in places if place)
+    if not isinstance(text, str) or len(spans) < len(places) or spans[-1][1] > len(text):
+        raise DataError(f"{where}: the characters {said} do not lie in sentence{number}")
+    for begin, end in reversed(spans):
+        text = f'{text[:begin]}"{text[begin:end]}"{text[end:]}'
+    return text

@@ -1,0 +1,37 @@
+"""What the networks of all tasks are: a backbone, a head on its states, and the loss of both."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from polyseme.models.batch import Batch, Loss, States
+from polyseme.models.transformer.model import Transformer
+from polyseme.tasks.task import ByToken, Outputs
+
+
+class OnBackbone(nn.Module, ABC):
+    """A `TaskModule`: the heads of other tasks may be put on the same states.
+
+    What it holds beside `backbone` and `head` is saved under its own names.
+    """
+
+    def __init__(self, backbone: Transformer, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, batch: Batch) -> Loss:
+        """The mean loss of the batch, and what is learned beside it."""
+        return self.loss(self.backbone(batch), batch)
+
+    @abstractmethod
+    def loss(self, states: States, batch: Batch) -> Loss:
+        """The same from states that are there already."""
+
+    @abstractmethod
+    def outputs(self, states: States, batch: Batch) -> Tensor | ByToken:
+        """One output a row, in float32, or one a token."""
+
+    def settled(self, outputs: list[Outputs]) -> list[Outputs]:
+        """The outputs as they are; a task whose answers depend on each other settles them here."""
+        return outputs

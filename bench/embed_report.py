@@ -119,8 +119,8 @@ def _throughput(result: Result) -> list[str]:
     lines = [
         f"{texts:,} texts, {tokens / texts:.1f} tokens on average, {result['settings']['rounds']} rounds",
         "",
-        "| engine | tokens/s | texts/s | tokens/CPU s | peak MiB | lowest cosine | mean cosine | our fp32 × | our bf16 × "
-        "| our int8 × | setting |",
+        "| engine | tokens/s | texts/s | tokens/CPU s | peak MiB | lowest cosine | mean cosine | our fp32 × "
+        "| our bf16 × | our int8 × | setting |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for engine, row in engines.items():

@@ -17,4 +17,12 @@ TASKS: dict[str, TaskEntry] = {
     "classification": TaskEntry(
         "polyseme.tasks.classification:Classification", "polyseme.tasks.settings:ClassificationSettings"
     ),
+    "reading-comprehension": TaskEntry(
+        "polyseme.tasks.reading_comprehension:ReadingComprehension",
+        "polyseme.tasks.answer_settings:ReadingSettings",
+    ),
+    "multiple-choice": TaskEntry(
+        "polyseme.tasks.multiple_choice:MultipleChoice", "polyseme.tasks.answer_settings:ChoiceSettings"
+    ),
+    "ranking": TaskEntry("polyseme.tasks.ranking:Ranking", "polyseme.tasks.answer_settings:RankingSettings"),
 }

@@ -48,8 +48,10 @@ class Answerer:
         made = how_made(folder)
         head_name = task_kind(made["task"]).head_name if "task" in made else _foreign_head(folder)
         model = load(folder, heads=[head_name] if head_name else [])
-        task, known = FOREIGN[model.card.problem or head_name] if "task" not in made else (made["task"], {})
-        known = {**known, **made.get("task_settings", {})}
+        if "task" in made:
+            task, known = made["task"], made.get("task_settings", {})
+        else:
+            task, known = FOREIGN[model.card.problem or head_name]
         given = {name: value for name, value in options.items() if value is not None}
         chosen, of_task = divided(given, PredictSettings, task)
         self.settings = settings = from_plain(chosen, PredictSettings, where="predict")

@@ -61,7 +61,7 @@ def _run(shared: Preparation, seed: int, data: dict[str, Data], module: TaskModu
         if step.number % per_epoch:
             return False
         epoch = step.number // per_epoch
-        scores = shared.scores(module, data["dev"])
+        scores = shared.scores(module, data["dev"], tune=True)
         work.advance(0, **{f"dev {metric}": round(scores[metric], 4)})
         epochs.append({"seed": seed, "epoch": epoch, "step": step.number, "loss": step.loss, "dev": scores})
         if scores[metric] > best["score"]:

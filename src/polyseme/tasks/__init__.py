@@ -25,4 +25,7 @@ TASKS: dict[str, TaskEntry] = {
         "polyseme.tasks.multiple_choice:MultipleChoice", "polyseme.tasks.answer_settings:ChoiceSettings"
     ),
     "ranking": TaskEntry("polyseme.tasks.ranking:Ranking", "polyseme.tasks.answer_settings:RankingSettings"),
+    "regression": TaskEntry(
+        "polyseme.tasks.regression:Regression", "polyseme.tasks.settings:RegressionSettings"
+    ),
 }

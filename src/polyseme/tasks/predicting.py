@@ -14,10 +14,11 @@ from polyseme.checkpoints.cards import how_made
 from polyseme.checkpoints.hub import resolve
 from polyseme.checkpoints.loading import heads_in, load
 from polyseme.checkpoints.task_tensors import TASK_TENSORS
-from polyseme.devices import pick_device, pick_precision, usable_cores
+from polyseme.devices import pick_device, usable_cores
 from polyseme.errors import CheckpointError, SettingsError
 from polyseme.files import whole_file
 from polyseme.records import from_plain
+from polyseme.runtime.backbone import CompiledBackbone
 from polyseme.tasks.rows import count_cut, outputs_of, say_cut
 from polyseme.tasks.settings import PredictSettings
 from polyseme.tasks.skipping import leaving_out, parsed
@@ -57,9 +58,9 @@ class Answerer:
         self.settings = settings = from_plain(chosen, PredictSettings, where="predict")
         if model.tokenizer is None:
             raise CheckpointError(f"{name_or_folder} has no tokenizer; fine-tune it first")
-        torch.set_num_threads(settings.threads or usable_cores())
+        threads = settings.threads or usable_cores()
+        torch.set_num_threads(threads)
         self._device = pick_device(settings.device)
-        self._precision = pick_precision(settings.precision, self._device)
         self.task = make_task(task, {**known, **of_task})
         self._tokenizer = model.tokenizer
         self._inventory = from_plain(
@@ -77,6 +78,10 @@ class Answerer:
         )
         _fill(self._module, model.task_tensors, published="head." if head_name else "backbone.")
         self._module.to(self._device)
+        # From the final weights, and only to answer; training and its scores on dev keep the plain network.
+        self._module.backbone = CompiledBackbone(  # type: ignore[assignment]
+            self._module.backbone, settings.precision, threads=threads, device=self._device
+        )
         self._cut = self._read = 0
 
     def answers(self, examples: Sequence[Any]) -> list[Any]:
@@ -100,7 +105,7 @@ class Answerer:
             rows,
             padding=self._tokenizer.filling_id,
             batch_tokens=self.settings.batch_tokens,
-            precision=self._precision,
+            precision="fp32",  # of the head; the backbone has its own
             device=self._device,
         )
         answers = self.task.decode(outputs, examples, self._inventory)

@@ -13,6 +13,7 @@ class TaskEntry(NamedTuple):
 
 
 TASKS: dict[str, TaskEntry] = {
+    "tagging": TaskEntry("polyseme.tasks.tagging:Tagging", "polyseme.tasks.tagging_settings:TaggingSettings"),
     "classification": TaskEntry(
         "polyseme.tasks.classification:Classification", "polyseme.tasks.settings:ClassificationSettings"
     ),
@@ -24,4 +25,7 @@ TASKS: dict[str, TaskEntry] = {
         "polyseme.tasks.multiple_choice:MultipleChoice", "polyseme.tasks.answer_settings:ChoiceSettings"
     ),
     "ranking": TaskEntry("polyseme.tasks.ranking:Ranking", "polyseme.tasks.answer_settings:RankingSettings"),
+    "regression": TaskEntry(
+        "polyseme.tasks.regression:Regression", "polyseme.tasks.settings:RegressionSettings"
+    ),
 }

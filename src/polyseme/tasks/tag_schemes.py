@@ -7,6 +7,7 @@ Whatever the scheme, tags are read as conlleval reads them, so that tags that br
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import NamedTuple
 
 OUTSIDE = "O"
@@ -47,6 +48,7 @@ SCHEMES: dict[str, Scheme] = {
 """By name. `plain`: a tag is the type of its word alone, as parts of speech are."""
 
 
+@cache
 def split_tag(tag: str) -> tuple[str, str]:
     """Letter, in BIOES, and type of a tag: "M-PER" gives "I" and "PER"; the letter O where it is outside.
 

@@ -1,0 +1,116 @@
+"""Tagged words a line: CoNLL columns, files of characters, and a file of words beside a file of tags."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from polyseme.errors import DataError
+from polyseme.tasks.skipping import parsed
+from polyseme.tasks.tagged_texts import TaggedText, from_words
+from polyseme.tasks.tagging_settings import TaggingSettings
+from polyseme.text.reading import TextSettings, read_lines
+
+TAG = re.compile(r"O|[BIESMLU][-_]\S+|[BMES]")
+_APART = re.compile(r"[ \t]+")
+_DOCUMENT = "-DOCSTART-"
+_COMMENT = re.compile(r"# ?(newdoc|newpar|\S+ = )")
+
+
+class _Line(NamedTuple):
+    number: int
+    cells: list[str]
+
+
+def read_columns(path: Path, settings: TaggingSettings, *, labelled: bool) -> Iterator[TaggedText]:
+    """The sentences between blank lines; the word is the first column and the tag the last, if not chosen.
+
+    Lines of `-DOCSTART-` end a sentence, comments as in CoNLL-U are passed over.
+    """
+    lines = enumerate(read_lines(path, plain_lines(settings)), 1)
+    sentences = _sentences(lines)
+    first = next(sentences, None)
+    if first is None:
+        raise DataError(f"{path} is empty; a file of examples needs at least one sentence")
+    width = len(first[0].cells)
+    if labelled and width < 2 and settings.label_column is None:
+        raise DataError(
+            f"{path}, line {first[0].number}: there is no column of tags beside the words; a line is a word, "
+            "blanks or a tab, and its tag"
+        )
+
+    def parse(sentence: list[_Line]) -> TaggedText:
+        for line in sentence:
+            if len(line.cells) != width:
+                raise DataError(
+                    f"{path}, line {line.number}: {len(line.cells)} columns where the first line has {width}"
+                )
+        word = _column(settings.text_column, "0", width, path)
+        words = [line.cells[word] for line in sentence]
+        tag = _column(settings.label_column, "-1", width, path)
+        tags = [line.cells[tag] for line in sentence] if labelled else None
+        return from_words(words, tags, where=f"{path}, line {sentence[0].number}")
+
+    yield from parsed(_chained(first, sentences), parse)
+
+
+def read_parallel(path: Path, settings: TaggingSettings, *, labelled: bool) -> Iterator[TaggedText]:
+    """The lines of a file of words and of its file of tags: `seq.in` and `seq.out`, or a folder with both."""
+    words_file = path / "seq.in" if path.is_dir() else path
+    tags_file = words_file.with_suffix(".out")
+    reading = plain_lines(settings)
+    words = list(read_lines(words_file, reading))
+    tags = list(read_lines(tags_file, reading)) if labelled else [None] * len(words)
+    if len(words) != len(tags):
+        raise DataError(f"{words_file} has {len(words)} lines and {tags_file} {len(tags)}; they must agree")
+
+    def parse(line: tuple[int, str, str | None]) -> TaggedText:
+        number, said, tagged = line
+        return from_words(
+            said.split(), None if tagged is None else tagged.split(), where=f"{words_file}, line {number}"
+        )
+
+    numbered = ((n, *pair) for n, pair in enumerate(zip(words, tags, strict=True), 1))
+    yield from parsed(numbered, parse)
+
+
+def plain_lines(settings: TaggingSettings) -> TextSettings:
+    """How the lines of a file are read."""
+    return TextSettings(format="lines", encoding=settings.encoding, errors=settings.errors)
+
+
+def cells_of(line: str) -> list[str]:
+    """The columns of a line; a blank at its begin is the word itself, unless tabs part the columns."""
+    if "\t" in line:
+        word, *others = line.split("\t")
+        return [word, *(cell.strip() for cell in others)]
+    line = line.rstrip(" ") if not line[:1].isspace() else line
+    if line[:1].isspace():
+        return [line[0], *line[1:].split()]
+    return _APART.split(line)
+
+
+def _sentences(lines: Iterator[tuple[int, str]]) -> Iterator[list[_Line]]:
+    sentence: list[_Line] = []
+    for number, line in lines:
+        ends = not line.strip() or line.startswith(_DOCUMENT)
+        if ends and sentence:
+            yield sentence
+            sentence = []
+        if ends or (not sentence and _COMMENT.match(line)):
+            continue
+        sentence.append(_Line(number, cells_of(line)))
+    if sentence:
+        yield sentence
+
+
+def _chained(first: list[_Line], others: Iterator[list[_Line]]) -> Iterator[list[_Line]]:
+    yield first
+    yield from others
+
+
+def _column(chosen: str | None, otherwise: str, width: int, path: Path) -> int:
+    column = otherwise if chosen is None else chosen
+    if not column.removeprefix("-").isdecimal() or not -width <= int(column) < width:
+        raise DataError(f"{path} has no column {column!r}; its columns are 0 to {width - 1}")
+    return int(column)

@@ -277,8 +277,12 @@ def test_a_folder_without_its_slots_is_refused(folder: Path, tmp_path: Path) -> 
 @pytest.mark.skipif(not DATA.exists(), reason="shared/data is not here")
 @pytest.mark.parametrize(
     ("place", "count", "intents"),
-    [("tasks_en/atis/train", 4478, 21), ("tasks_en/snips/train", 13084, 7)]
-    + [("tasks_zh/cais/train.txt", 7995, 13), ("tasks_zh/smp_ecdt/train.txt", 2576, 23)],
+    [
+        ("tasks_en/atis/train", 4478, 21),
+        ("tasks_en/snips/train", 13084, 7),
+        ("tasks_zh/cais/train.txt", 7995, 13),
+        ("tasks_zh/smp_ecdt/train.txt", 2576, 23),
+    ],
 )
 def test_the_published_files_are_read_without_options(place: str, count: int, intents: int) -> None:
     examples: list[Utterance] = list(task().read(DATA / place, labelled=True))

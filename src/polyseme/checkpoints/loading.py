@@ -22,10 +22,12 @@ from polyseme.models.initialising import initialise
 from polyseme.models.transformer.building import build
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Pooler, Transformer
+from polyseme.text.sentencepiece import ENDING as SENTENCEPIECE
 from polyseme.text.tokenizer import Tokenizer
 from polyseme.text.tokenizer_files import BYTE_PAIRS
 
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", *BYTE_PAIRS)
+"""Names of which one tells that a folder has a tokenizer; a SentencePiece model is told by its ending."""
 
 
 def load(
@@ -182,7 +184,8 @@ def _compute_buffers(backbone: Transformer) -> None:
 
 
 def _tokenizer(source: Source, config: TransformerConfig) -> Tokenizer | None:
-    if not any((source.folder / name).exists() for name in _TOKENIZERS):
+    named = any((source.folder / name).exists() for name in _TOKENIZERS)
+    if not named and not any(source.folder.glob(f"*{SENTENCEPIECE}")):
         return None
     tokenizer = Tokenizer.load(source.folder)
     if tokenizer.vocab_size > config.vocab_size:

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from polyseme.devices import Precision
+from polyseme.devices import InferencePrecision
 from polyseme.embedding.layers import Layers
 from polyseme.records import Record
 
@@ -23,10 +23,11 @@ class EmbedSettings(Record, frozen=True):
     folder has a length of its own, as those of sentence-transformers do."""
     max_length: int | None = None
     """Tokens that the model reads at once, [CLS] and [SEP] included; at most as many as it has positions."""
-    precision: Precision = "fp32"
-    """Numbers of the matrix products; bf16 is faster and agrees to about three digits."""
-    batch_tokens: int = 4096
-    """Tokens computed at once, padding included; more need more memory and keep a GPU busier."""
+    precision: InferencePrecision = "fp32"
+    """Numbers of the matrix products. auto takes bf16 where the processor has it; int8 is faster still. A
+    sample of the texts is compared with fp32 first, and what is too far from it is not used."""
+    batch_tokens: int | None = None
+    """Tokens computed at once by one thread; None: as many as stay in its cache, or suit a GPU."""
     threads: int | None = None
     """Threads of the processor; None: as many as this process may use."""
     device: str = "auto"
@@ -45,7 +46,7 @@ class EmbedSettings(Record, frozen=True):
             raise ValueError(
                 f"max_length must be at least 3, [CLS] and [SEP] included, got {self.max_length}"
             )
-        if self.batch_tokens < 1:
+        if self.batch_tokens is not None and self.batch_tokens < 1:
             raise ValueError(f"batch_tokens must be at least 1, got {self.batch_tokens}")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}")

@@ -20,6 +20,14 @@ TASKS: dict[str, TaskEntry] = {
     "fused-intents": TaskEntry(
         "polyseme.tasks.fused_intents:FusedIntents", "polyseme.tasks.intent_settings:FusedIntentSettings"
     ),
+    "reading-comprehension": TaskEntry(
+        "polyseme.tasks.reading_comprehension:ReadingComprehension",
+        "polyseme.tasks.answer_settings:ReadingSettings",
+    ),
+    "multiple-choice": TaskEntry(
+        "polyseme.tasks.multiple_choice:MultipleChoice", "polyseme.tasks.answer_settings:ChoiceSettings"
+    ),
+    "ranking": TaskEntry("polyseme.tasks.ranking:Ranking", "polyseme.tasks.answer_settings:RankingSettings"),
     "regression": TaskEntry(
         "polyseme.tasks.regression:Regression", "polyseme.tasks.settings:RegressionSettings"
     ),

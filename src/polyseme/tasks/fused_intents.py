@@ -212,7 +212,7 @@ class FusedClassifier(OnBackbone):
     def loss(self, states: States, batch: Batch) -> Loss:
         """The mean loss of the intents."""
         assert batch.labels is not None
-        loss = self._loss(self.outputs(states, batch), batch.labels, 0.0)
+        loss = self._loss(self.outputs(states, batch), batch.labels, 0.0, None)
         return Loss(loss, {"intent": loss.detach()}, len(batch.labels))
 
     def outputs(self, states: States, batch: Batch) -> Tensor:

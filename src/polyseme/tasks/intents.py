@@ -194,7 +194,7 @@ class IntentsAndSlots(OnBackbone):
         """The loss of the intents and that of the slots, each a mean over what it predicts."""
         assert batch.labels is not None
         assert batch.token_labels is not None
-        intent = self._loss(self.head(states, batch.attention_mask).float(), batch.labels, 0.0)
+        intent = self._loss(self.head(states, batch.attention_mask).float(), batch.labels, 0.0, None)
         slot = F.cross_entropy(
             self._scores(states).flatten(0, 1), batch.token_labels.flatten(), ignore_index=IGNORED
         )

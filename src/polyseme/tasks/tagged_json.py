@@ -135,7 +135,7 @@ def _flattened(labels: list[Any]) -> Iterator[Any]:
     if not annotations:
         yield from labels
         return
-    kept = next((entry["result"] for entry in annotations if not entry.get("was_cancelled")), [])
+    kept: list[Any] = next((entry["result"] for entry in annotations if not entry.get("was_cancelled")), [])
     for result in kept:
         if isinstance(result, dict) and result.get("type", "labels") in ("labels", "hypertextlabels"):
             yield result.get("value")

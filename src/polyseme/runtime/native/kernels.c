@@ -1,0 +1,768 @@
+/* The arithmetic of packed states: products, norms, attention, quantising.
+ *
+ * Compiled on the machine it runs on, for the instructions that it has (see __init__.py). One thread a call,
+ * no state between calls. Rows of numbers are walked in vectors of gcc's and clang's own kind, so that every
+ * processor can run this; only the dot products of bfloat16 and of bytes name instructions.
+ *
+ * Every product is made of tiles of up to ROWS rows and COLUMNS columns. The right-hand matrix lies in
+ * panels: all of its depth for COLUMNS columns, `group` numbers of the depth side by side for each column
+ * (1 in float32, 2 in bfloat16, 4 in bytes).
+ */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#define VECTOR 64
+#define ROWS 12
+#elif defined(__AVX2__) && defined(__FMA__)
+#define VECTOR 32
+#define ROWS 6
+#else
+#define VECTOR 16
+#define ROWS 4
+#endif
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+#if VECTOR == 64 && defined(__AVX512BF16__)
+#define HAS_BF16_DOT 1
+#endif
+#if VECTOR == 64 && defined(__AVX512VNNI__)
+#define HAS_BYTE_DOT 1
+#endif
+
+#define WIDTH (VECTOR / 4)
+#define COLUMNS (2 * WIDTH)
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float vf __attribute__((vector_size(VECTOR)));
+typedef int32_t vi __attribute__((vector_size(VECTOR)));
+typedef uint32_t vu __attribute__((vector_size(VECTOR)));
+typedef uint16_t vh __attribute__((vector_size(VECTOR / 2)));
+typedef uint8_t vb __attribute__((vector_size(VECTOR / 4)));
+
+enum { F32 = 0, BF16 = 1, U8 = 2 };
+enum { PLAIN, GELU, GELU_TANH, RELU, SILU, TANH };
+enum { NO_NORM, LAYER_NORM, RMS_NORM };
+
+#if defined(HAS_BYTE_DOT)
+#define LEVELS 255
+#else
+#define LEVELS 127 /* two products of a byte and seven bits fit into the sixteen bits of older instructions */
+#endif
+
+/* ---- vectors ---- */
+
+INLINE vf load(const float *from) {
+    vf v;
+    memcpy(&v, from, sizeof v);
+    return v;
+}
+
+INLINE void store(float *to, vf v) { memcpy(to, &v, sizeof v); }
+
+INLINE vf splat(float x) { return x - (vf){}; }
+
+INLINE vf either(vi first, vf a, vf b) { return (vf)((first & (vi)a) | (~first & (vi)b)); }
+
+#if VECTOR == 64
+INLINE vf larger(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
+INLINE vf smaller(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
+#elif VECTOR == 32
+INLINE vf larger(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
+INLINE vf smaller(vf a, vf b) { return (vf)_mm256_min_ps((__m256)a, (__m256)b); }
+#else
+INLINE vf larger(vf a, vf b) { return either(a > b, a, b); }
+INLINE vf smaller(vf a, vf b) { return either(a < b, a, b); }
+#endif
+
+INLINE float added_up(vf v) {
+    float sum = 0;
+    for (int i = 0; i < WIDTH; i++) sum += v[i];
+    return sum;
+}
+
+INLINE float largest(vf v) {
+    float most = v[0];
+    for (int i = 1; i < WIDTH; i++) most = v[i] > most ? v[i] : most;
+    return most;
+}
+
+INLINE vf load_bf16(const uint16_t *from) {
+    vh half;
+    memcpy(&half, from, sizeof half);
+    return (vf)(__builtin_convertvector(half, vu) << 16);
+}
+
+INLINE void store_bf16(uint16_t *to, vf v) {
+#if defined(HAS_BF16_DOT)
+    __m256bh half = _mm512_cvtneps_pbh((__m512)v);
+    memcpy(to, &half, sizeof half);
+#else
+    vu bits = (vu)v;
+    vh half = __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, vh);
+    memcpy(to, &half, sizeof half);
+#endif
+}
+
+INLINE float from_bf16(uint16_t half) {
+    uint32_t bits = (uint32_t)half << 16;
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+INLINE uint16_t to_bf16(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+INLINE const void *at(const void *base, int type, long place) {
+    return (const char *)base + place * (type == F32 ? 4 : type == BF16 ? 2 : 1);
+}
+
+/* A row of any float type to float32, and back; `plus` adds to what is there. */
+INLINE void read_row(float *to, const void *from, int type, long size, int plus) {
+    long i = 0;
+    if (type == F32) {
+        const float *x = from;
+        for (; i + WIDTH <= size; i += WIDTH) store(to + i, plus ? load(to + i) + load(x + i) : load(x + i));
+        for (; i < size; i++) to[i] = plus ? to[i] + x[i] : x[i];
+    } else {
+        const uint16_t *x = from;
+        for (; i + WIDTH <= size; i += WIDTH)
+            store(to + i, plus ? load(to + i) + load_bf16(x + i) : load_bf16(x + i));
+        for (; i < size; i++) to[i] = plus ? to[i] + from_bf16(x[i]) : from_bf16(x[i]);
+    }
+}
+
+INLINE void write_row(void *to, int type, const float *from, long size) {
+    long i = 0;
+    if (type == F32) {
+        memcpy(to, from, (size_t)size * 4);
+        return;
+    }
+    uint16_t *y = to;
+    for (; i + WIDTH <= size; i += WIDTH) store_bf16(y + i, load(from + i));
+    for (; i < size; i++) y[i] = to_bf16(from[i]);
+}
+
+/* ---- functions of a number ---- */
+
+INLINE vf exponential(vf x) {
+    /* 2^k · e^r with |r| ≤ ln 2 / 2; six terms leave an error of two units in the last place. */
+    x = smaller(larger(x, splat(-87.3f)), splat(88.3f));
+    vf shifted = x * 1.44269504088896341f + 12582912.0f;
+    vf k = shifted - 12582912.0f;
+    vf r = x - k * 0.693359375f + k * 2.12194440e-4f;
+    vf p = splat(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.0f;
+    return (vf)((vi)p + ((vi)shifted << 23));
+}
+
+INLINE vf sigmoid(vf x) { return 1.0f / (1.0f + exponential(-x)); }
+
+/* The exact GELU, by formula 7.1.26 of Abramowitz and Stegun for the error function (error below 2e-7). */
+INLINE vf gelu_exact(vf x) {
+    vf z = x * 0.70710678118654752f;
+    vf away = larger(z, -z);
+    vf t = 1.0f / (1.0f + 0.3275911f * away);
+    vf p = splat(1.061405429f);
+    p = p * t - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    vf tail = 0.5f * p * t * exponential(-away * away); /* the normal distribution beyond |x| */
+    return x * either(x < 0.0f, tail, 1.0f - tail);
+}
+
+/* The exact GELU to 4e-5, for results of eight or sixteen bits: a polynomial for the distribution on [-4, 4],
+ * fitted by least squares with weights raised where the error was largest. */
+INLINE vf gelu_short(vf x) {
+    vf near = smaller(larger(x, splat(-4.0f)), splat(4.0f));
+    vf s = near * near;
+    vf p = splat(-1.301249944948879e-09f);
+    p = p * s + 1.0419325918651675e-07f;
+    p = p * s - 3.657062332512318e-06f;
+    p = p * s + 7.485412103363874e-05f;
+    p = p * s - 0.001006483735038448f;
+    p = p * s + 0.00950537258046469f;
+    p = p * s - 0.06588779570062188f;
+    p = p * s + 0.39867336423284333f;
+    return larger(x, splat(-4.0f)) * (p * near + 0.5f);
+}
+
+INLINE vf bend(vf x, int activation, int is_short) {
+    switch (activation) {
+        case GELU: return is_short ? gelu_short(x) : gelu_exact(x);
+        case GELU_TANH: return x * sigmoid(1.5957691216057308f * (x + 0.044715f * x * x * x));
+        case RELU: return larger(x, splat(0.0f));
+        case SILU: return x * sigmoid(x);
+        case TANH: return 2.0f * sigmoid(2.0f * x) - 1.0f;
+        default: return x;
+    }
+}
+
+/* ---- quantising ---- */
+
+INLINE void quantise_row(const float *x, long size, uint8_t *values, float *scale, int32_t *zero) {
+    vf low = {}, high = {};
+    long i = 0;
+    for (; i + WIDTH <= size; i += WIDTH) {
+        low = smaller(low, load(x + i));
+        high = larger(high, load(x + i));
+    }
+    float lowest = -largest(-low), highest = largest(high);
+    for (; i < size; i++) {
+        lowest = x[i] < lowest ? x[i] : lowest;
+        highest = x[i] > highest ? x[i] : highest;
+    }
+    float step = (highest - lowest) / LEVELS;
+    step = step > 1.17549435e-38f ? step : 1.17549435e-38f;
+    float inverse = 1.0f / step, nought = rintf(-lowest * inverse);
+    *scale = step;
+    *zero = (int32_t)nought;
+    for (i = 0; i + WIDTH <= size; i += WIDTH) {
+        /* Rounded to the nearest whole number by what is lost beside 1.5 · 2^23. */
+        vf whole = (load(x + i) * inverse + 12582912.0f) - 12582912.0f + nought;
+        whole = smaller(larger(whole, splat(0.0f)), splat(LEVELS));
+        vb bytes = __builtin_convertvector(__builtin_convertvector(whole, vi), vb);
+        memcpy(values + i, &bytes, sizeof bytes);
+    }
+    for (; i < size; i++) {
+        float whole = rintf(x[i] * inverse) + nought;
+        values[i] = (uint8_t)(whole < 0 ? 0 : whole > LEVELS ? LEVELS : whole);
+    }
+}
+
+INLINE void hand_out(const float *row, long size, long token, void *to, int type, float *scales,
+                     int32_t *zeros) {
+    if (type == U8)
+        quantise_row(row, size, (uint8_t *)to + token * size, scales + token, zeros + token);
+    else
+        write_row((void *)at(to, type, token * size), type, row, size);
+}
+
+int native_quantise(long tokens, long size, const void *states, int type, uint8_t *values, float *scales,
+                    int32_t *zeros) {
+    float *row = malloc((size_t)size * 4);
+    if (!row) return 1;
+    for (long token = 0; token < tokens; token++) {
+        read_row(row, at(states, type, token * size), type, size, 0);
+        quantise_row(row, size, values + token * size, scales + token, zeros + token);
+    }
+    free(row);
+    return 0;
+}
+
+/* ---- sums and norms ---- */
+
+INLINE void normalise(const float *x, float *y, long size, int kind, const float *weight, const float *bias,
+                      float eps) {
+    long i;
+    float mean = 0, scale;
+    if (kind == NO_NORM) {
+        memcpy(y, x, (size_t)size * 4);
+        return;
+    }
+    vf sum = {};
+    if (kind == LAYER_NORM) {
+        for (i = 0; i + WIDTH <= size; i += WIDTH) sum += load(x + i);
+        mean = added_up(sum);
+        for (; i < size; i++) mean += x[i];
+        mean /= size;
+    }
+    vf squares = {};
+    for (i = 0; i + WIDTH <= size; i += WIDTH) {
+        vf away = load(x + i) - mean;
+        squares += away * away;
+    }
+    float square = added_up(squares);
+    for (; i < size; i++) square += (x[i] - mean) * (x[i] - mean);
+    scale = 1.0f / sqrtf(square / size + eps);
+    for (i = 0; i + WIDTH <= size; i += WIDTH)
+        store(y + i, (load(x + i) - mean) * scale * load(weight + i) + load(bias + i));
+    for (; i < size; i++) y[i] = (x[i] - mean) * scale * weight[i] + bias[i];
+}
+
+/* `kept` gets the sum, or with `keeps_norm` its norm; `ready` the norm, unless it is NULL. */
+int native_norm(long tokens, long size, const void *residual, int residual_type, const void *added,
+                int added_type, int kind, const float *weight, const float *bias, float eps, int keeps_norm,
+                void *kept, int kept_type, void *ready, int ready_type, float *scales, int32_t *zeros) {
+    float *sum = malloc((size_t)size * 8), *normed = sum + size;
+    if (!sum) return 1;
+    for (long token = 0; token < tokens; token++) {
+        read_row(sum, at(residual, residual_type, token * size), residual_type, size, 0);
+        if (added) read_row(sum, at(added, added_type, token * size), added_type, size, 1);
+        normalise(sum, normed, size, kind, weight, bias, eps);
+        if (kept) hand_out(keeps_norm ? normed : sum, size, token, kept, kept_type, NULL, NULL);
+        if (ready) hand_out(normed, size, token, ready, ready_type, scales, zeros);
+    }
+    free(sum);
+    return 0;
+}
+
+/* Token, place and segment, each a row of a float32 table (NULL: none), summed and normalised. */
+int native_first_states(long tokens, long size, const int64_t *ids, const float *table,
+                        const int64_t *place_ids, const float *places, const int64_t *segment_ids,
+                        const float *segments, int kind, const float *weight, const float *bias, float eps,
+                        int keeps_norm, void *kept, int kept_type, void *ready, int ready_type, float *scales,
+                        int32_t *zeros) {
+    float *sum = malloc((size_t)size * 8), *normed = sum + size;
+    if (!sum) return 1;
+    for (long token = 0; token < tokens; token++) {
+        read_row(sum, table + ids[token] * size, F32, size, 0);
+        if (places) read_row(sum, places + place_ids[token] * size, F32, size, 1);
+        if (segments) read_row(sum, segments + (segment_ids ? segment_ids[token] : 0) * size, F32, size, 1);
+        normalise(sum, normed, size, kind, weight, bias, eps);
+        if (kept) hand_out(keeps_norm ? normed : sum, size, token, kept, kept_type, NULL, NULL);
+        if (ready) hand_out(normed, size, token, ready, ready_type, scales, zeros);
+    }
+    free(sum);
+    return 0;
+}
+
+/* ---- tiles of products ---- */
+
+/* Loops of known length, so that every sum stays in a register. */
+#define TILE_F32(M)                                                                             \
+    case M: {                                                                                   \
+        vf sums[M][2] = {};                                                                     \
+        for (long k = 0; k < depth; k++, panel += COLUMNS) {                                    \
+            vf left = load(panel), right = load(panel + WIDTH);                                 \
+            _Pragma("GCC unroll 16") for (int i = 0; i < M; i++) {                              \
+                float x = rows[i * stride + k];                                                 \
+                sums[i][0] += x * left;                                                         \
+                sums[i][1] += x * right;                                                        \
+            }                                                                                   \
+        }                                                                                       \
+        _Pragma("GCC unroll 16") for (int i = 0; i < M; i++) {                                  \
+            store(tile + i * COLUMNS, sums[i][0]);                                              \
+            store(tile + i * COLUMNS + WIDTH, sums[i][1]);                                      \
+        }                                                                                       \
+        return;                                                                                 \
+    }
+
+static __attribute__((noinline)) void tile_f32(int m, const float *rows, long stride, const float *panel, long depth, float *tile) {
+    switch (m) {
+        TILE_F32(1) TILE_F32(2) TILE_F32(3) TILE_F32(4)
+#if ROWS > 4
+        TILE_F32(5) TILE_F32(6)
+#endif
+#if ROWS > 6
+        TILE_F32(7) TILE_F32(8) TILE_F32(9) TILE_F32(10) TILE_F32(11) TILE_F32(12)
+#endif
+    }
+}
+
+#if defined(HAS_BF16_DOT)
+#define TILE_BF16(M)                                                                            \
+    case M: {                                                                                   \
+        __m512 sums[M][2];                                                                      \
+        _Pragma("GCC unroll 16") for (int i = 0; i < M; i++) sums[i][0] = sums[i][1] = _mm512_setzero_ps(); \
+        for (long k = 0; k < depth; k += 2, panel += 2 * COLUMNS) {                             \
+            __m512bh left = (__m512bh)_mm512_loadu_si512(panel);                                \
+            __m512bh right = (__m512bh)_mm512_loadu_si512(panel + 2 * WIDTH);                   \
+            _Pragma("GCC unroll 16") for (int i = 0; i < M; i++) {                              \
+                int32_t pair;                                                                   \
+                memcpy(&pair, rows + i * stride + k, 4);                                        \
+                __m512bh x = (__m512bh)_mm512_set1_epi32(pair);                                 \
+                sums[i][0] = _mm512_dpbf16_ps(sums[i][0], x, left);                             \
+                sums[i][1] = _mm512_dpbf16_ps(sums[i][1], x, right);                            \
+            }                                                                                   \
+        }                                                                                       \
+        _Pragma("GCC unroll 16") for (int i = 0; i < M; i++) {                                  \
+            store(tile + i * COLUMNS, (vf)sums[i][0]);                                          \
+            store(tile + i * COLUMNS + WIDTH, (vf)sums[i][1]);                                  \
+        }                                                                                       \
+        return;                                                                                 \
+    }
+
+static __attribute__((noinline)) void tile_bf16(int m, const uint16_t *rows, long stride, const uint16_t *panel, long depth,
+                      float *tile) {
+    switch (m) {
+        TILE_BF16(1) TILE_BF16(2) TILE_BF16(3) TILE_BF16(4) TILE_BF16(5) TILE_BF16(6)
+        TILE_BF16(7) TILE_BF16(8) TILE_BF16(9) TILE_BF16(10) TILE_BF16(11) TILE_BF16(12)
+    }
+}
+#endif
+
+/* Four products of a byte (0 to LEVELS) and a signed byte added to each 32-bit sum. */
+#if defined(HAS_BYTE_DOT)
+typedef __m512i sum_t;
+/* Written out, since gcc 12 copies both sums around each of its own. */
+INLINE __m512i dot_bytes(__m512i sum, __m512i x, __m512i w) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
+    return sum;
+}
+#define DOT(sum, x, w) dot_bytes(sum, x, w)
+#define QUAD(x) _mm512_set1_epi32(x)
+#define FETCH(p) _mm512_loadu_si512(p)
+#elif VECTOR == 64
+typedef __m512i sum_t;
+#define DOT(sum, x, w) \
+    _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(x, w), _mm512_set1_epi16(1)))
+#define QUAD(x) _mm512_set1_epi32(x)
+#define FETCH(p) _mm512_loadu_si512(p)
+#elif VECTOR == 32
+typedef __m256i sum_t;
+#define DOT(sum, x, w) \
+    _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)))
+#define QUAD(x) _mm256_set1_epi32(x)
+#define FETCH(p) _mm256_loadu_si256((const __m256i *)(p))
+#else
+typedef vi sum_t;
+INLINE vi dot_bytes(vi sum, const uint8_t *x, const int8_t *w) {
+    for (int i = 0; i < WIDTH; i++)
+        for (int j = 0; j < 4; j++) sum[i] += (int32_t)x[j] * w[4 * i + j];
+    return sum;
+}
+#endif
+
+#if VECTOR > 16
+#define TILE_BYTES(M)                                                                           \
+    case M: {                                                                                   \
+        sum_t sums[M][2];                                                                       \
+        _Pragma("GCC unroll 16") for (int i = 0; i < M; i++) sums[i][0] = sums[i][1] = (sum_t){};           \
+        for (long k = 0; k < depth; k += 4, panel += 4 * COLUMNS) {                             \
+            sum_t left = FETCH(panel), right = FETCH(panel + 4 * WIDTH);                        \
+            _Pragma("GCC unroll 16") for (int i = 0; i < M; i++) {                              \
+                int32_t quad;                                                                   \
+                memcpy(&quad, rows + i * stride + k, 4);                                        \
+                sum_t x = QUAD(quad);                                                           \
+                sums[i][0] = DOT(sums[i][0], x, left);                                          \
+                sums[i][1] = DOT(sums[i][1], x, right);                                         \
+            }                                                                                   \
+        }                                                                                       \
+        _Pragma("GCC unroll 16") for (int i = 0; i < M; i++) {                                  \
+            store(tile + i * COLUMNS, __builtin_convertvector((vi)sums[i][0], vf));             \
+            store(tile + i * COLUMNS + WIDTH, __builtin_convertvector((vi)sums[i][1], vf));     \
+        }                                                                                       \
+        return;                                                                                 \
+    }
+#else
+#define TILE_BYTES(M)                                                                           \
+    case M: {                                                                                   \
+        for (int i = 0; i < M; i++) {                                                           \
+            vi left = {}, right = {};                                                           \
+            const int8_t *w = panel;                                                            \
+            for (long k = 0; k < depth; k += 4, w += 4 * COLUMNS) {                             \
+                left = dot_bytes(left, rows + i * stride + k, w);                               \
+                right = dot_bytes(right, rows + i * stride + k, w + 4 * WIDTH);                 \
+            }                                                                                   \
+            store(tile + i * COLUMNS, __builtin_convertvector(left, vf));                       \
+            store(tile + i * COLUMNS + WIDTH, __builtin_convertvector(right, vf));              \
+        }                                                                                       \
+        return;                                                                                 \
+    }
+#endif
+
+static __attribute__((noinline)) void tile_bytes(int m, const uint8_t *rows, long stride, const int8_t *panel, long depth,
+                       float *tile) {
+    switch (m) {
+        TILE_BYTES(1) TILE_BYTES(2) TILE_BYTES(3) TILE_BYTES(4)
+#if ROWS > 4
+        TILE_BYTES(5) TILE_BYTES(6)
+#endif
+#if ROWS > 6
+        TILE_BYTES(7) TILE_BYTES(8) TILE_BYTES(9) TILE_BYTES(10) TILE_BYTES(11) TILE_BYTES(12)
+#endif
+    }
+}
+
+INLINE void tile_of(int type, int m, const void *rows, long stride, const void *panel, long depth,
+                    float *tile) {
+    if (type == F32) tile_f32(m, rows, stride, panel, depth, tile);
+#if defined(HAS_BF16_DOT)
+    if (type == BF16) tile_bf16(m, rows, stride, panel, depth, tile);
+#endif
+    if (type == U8) tile_bytes(m, rows, stride, panel, depth, tile);
+}
+
+/* ---- linear maps ---- */
+
+/* From the sums of whole numbers to what they stand for, the bias added, bent. */
+INLINE void finish(float *tile, int m, long column, const float *scales, const int32_t *zeros,
+                   const float *column_scales, const float *column_sums, const float *bias, int activation,
+                   int is_short) {
+    for (int i = 0; i < m; i++)
+        for (int j = 0; j < COLUMNS; j += WIDTH) {
+            vf v = load(tile + i * COLUMNS + j);
+            if (scales)
+                v = (v - (float)zeros[i] * load(column_sums + column + j)) *
+                    (scales[i] * load(column_scales + column + j));
+            store(tile + i * COLUMNS + j, bend(v + load(bias + column + j), activation, is_short));
+        }
+}
+
+/* `panels`, `column_scales`, `column_sums` and `bias` are filled up to whole panels. With `out_type` U8 the
+ * result is quantised token by token; it waits as float32 until its row is whole. */
+int native_linear(int type, long tokens, long depth, long columns, const void *states, const float *scales,
+                  const int32_t *zeros, const void *panels, const float *column_scales,
+                  const float *column_sums, const float *bias, int activation, void *out, int out_type,
+                  float *out_scales, int32_t *out_zeros) {
+    float tile[ROWS * COLUMNS] __attribute__((aligned(64)));
+    const long wide = (columns + COLUMNS - 1) / COLUMNS * COLUMNS;
+    const long block = out_type == U8 ? 2 * ROWS : 8 * ROWS; /* rows that share a panel while it is in cache */
+    float *waiting = NULL;
+    if (out_type == U8 && !(waiting = malloc((size_t)(block * wide) * 4))) return 1;
+    for (long begin = 0; begin < tokens; begin += block) {
+        const long end = begin + block < tokens ? begin + block : tokens;
+        for (long column = 0; column < columns; column += COLUMNS) {
+            const void *panel = at(panels, type, column * depth);
+            const long count = columns - column < COLUMNS ? columns - column : COLUMNS;
+            for (long row = begin; row < end; row += ROWS) {
+                const int m = end - row < ROWS ? (int)(end - row) : ROWS;
+                tile_of(type, m, at(states, type, row * depth), depth, panel, depth, tile);
+                finish(tile, m, column, scales ? scales + row : NULL, zeros ? zeros + row : NULL,
+                       column_scales, column_sums, bias, activation, out_type != F32);
+                for (int i = 0; i < m; i++)
+                    if (waiting)
+                        memcpy(waiting + (row - begin + i) * wide + column, tile + i * COLUMNS, COLUMNS * 4);
+                    else
+                        write_row((void *)at(out, out_type, (row + i) * columns + column), out_type,
+                                  tile + i * COLUMNS, count);
+            }
+        }
+        for (long row = begin; waiting && row < end; row++)
+            quantise_row(waiting + (row - begin) * wide, columns, (uint8_t *)out + row * columns,
+                         out_scales + row, out_zeros + row);
+    }
+    free(waiting);
+    return 0;
+}
+
+/* ---- attention ---- */
+
+#if defined(HAS_BF16_DOT)
+#define SHORT BF16
+#else
+#define SHORT F32
+#endif
+
+/* A head's queries or keys of one row, turned by their places (cosines NULL: as they are). */
+INLINE void turned(float *to, const void *from, int type, long length, long stride, long size,
+                   const float *cosines, const float *sines) {
+    const long half = size / 2;
+    for (long t = 0; t < length; t++, to += size) {
+        read_row(to, at(from, type, t * stride), type, size, 0);
+        if (!cosines) continue;
+        const float *cosine = cosines + t * half, *sine = sines + t * half;
+        for (long i = 0; i < half; i++) {
+            float left = to[i], right = to[i + half];
+            to[i] = left * cosine[i] - right * sine[i];
+            to[i + half] = right * cosine[i] + left * sine[i];
+        }
+    }
+}
+
+INLINE void pack_keys(void *to, int type, const void *keys, long length, long padded, long stride, long size) {
+    for (long begin = 0; begin < padded; begin += COLUMNS)
+        for (long key = 0; key < COLUMNS; key++) {
+            const long t = begin + key;
+            if (type == F32) {
+                float *panel = (float *)to + begin * size + key;
+                const float *x = (const float *)keys + t * stride;
+                for (long i = 0; i < size; i++) panel[i * COLUMNS] = t < length ? x[i] : 0.0f;
+            } else {
+                uint32_t *panel = (uint32_t *)((uint16_t *)to + begin * size) + key;
+                const char *x = (const char *)((const uint16_t *)keys + t * stride);
+                for (long i = 0; i < size / 2; i++) {
+                    uint32_t pair = 0;
+                    if (t < length) memcpy(&pair, x + 4 * i, 4);
+                    panel[i * COLUMNS] = pair;
+                }
+            }
+        }
+}
+
+INLINE void pack_values(void *to, int type, const void *values, long length, long padded, long stride,
+                        long size, long wide) {
+    for (long begin = 0; begin < wide; begin += COLUMNS) {
+        const long count = size - begin < COLUMNS ? size - begin : COLUMNS;
+        if (type == F32) {
+            float *panel = (float *)to + begin * padded;
+            memset(panel, 0, (size_t)(padded * COLUMNS) * 4);
+            for (long t = 0; t < length; t++)
+                memcpy(panel + t * COLUMNS, (const float *)values + t * stride + begin, (size_t)count * 4);
+        } else {
+            uint16_t *panel = (uint16_t *)to + begin * padded;
+            memset(panel, 0, (size_t)(padded * COLUMNS) * 2);
+            for (long t = 0; t < length; t++) {
+                const uint16_t *x = (const uint16_t *)values + t * stride + begin;
+                uint16_t *pairs = panel + (t / 2) * 2 * COLUMNS + (t & 1);
+                for (long i = 0; i < count; i++) pairs[2 * i] = x[i];
+            }
+        }
+    }
+}
+
+/* The scores of one query to probabilities that are still to be divided by what is returned. */
+INLINE float soften(float *scores, void *to, int type, long first, long last, long length, long padded_first,
+                    long padded_last, const float *bias, float scale) {
+    const float nothing = -3.0e38f;
+    vf most = splat(nothing);
+    for (long key = padded_first; key < padded_last; key += WIDTH) {
+        vf s = load(scores + key) * scale;
+        if (key < first || key + WIDTH > last) {
+            /* At the edges number by number: what is out of sight gets no share, and no bias is read for it. */
+            for (int i = 0; i < WIDTH; i++)
+                s[i] = key + i < first || key + i >= last ? nothing : s[i] + (bias ? bias[key + i] : 0.0f);
+        } else if (bias)
+            s += load(bias + key);
+        store(scores + key, s);
+        most = larger(most, s);
+    }
+    const float peak = largest(most);
+    vf sum = {};
+    for (long key = padded_first; key < padded_last; key += WIDTH) {
+        vf s = load(scores + key), share = exponential(s - peak);
+        share = either(s <= nothing, splat(0.0f), share);
+        sum += share;
+        if (type == F32)
+            store((float *)to + key, share);
+        else
+            store_bf16((uint16_t *)to + key, share);
+    }
+    (void)length;
+    return added_up(sum);
+}
+
+/* One head of one row. `rows` holds its queries; keys and values lie packed. */
+INLINE void attend_head(int type, long length, long padded, long size, long wide, const void *queries,
+                        long query_stride, const void *keys, const void *values, float scale, int causal,
+                        long reach, const float *bias, float *scores, void *shares, void *out, int out_type,
+                        long out_stride) {
+    float tile[ROWS * COLUMNS] __attribute__((aligned(64)));
+    for (long begin = 0; begin < length; begin += ROWS) {
+        const int m = length - begin < ROWS ? (int)(length - begin) : ROWS;
+        long low = reach >= 0 && begin - reach > 0 ? begin - reach : 0;
+        long high = reach >= 0 && begin + m + reach < length ? begin + m + reach : length;
+        if (causal && begin + m < high) high = begin + m;
+        low = low / COLUMNS * COLUMNS;
+        high = (high + COLUMNS - 1) / COLUMNS * COLUMNS;
+        for (long key = low; key < high; key += COLUMNS) {
+            tile_of(type, m, at(queries, type, begin * query_stride), query_stride, at(keys, type, key * size),
+                    size, tile);
+            for (int i = 0; i < m; i++) memcpy(scores + i * padded + key, tile + i * COLUMNS, COLUMNS * 4);
+        }
+        float totals[ROWS];
+        for (int i = 0; i < m; i++) {
+            const long query = begin + i;
+            const long first = reach >= 0 && query - reach > 0 ? query - reach : 0;
+            long last = reach >= 0 && query + reach + 1 < length ? query + reach + 1 : length;
+            if (causal && query + 1 < last) last = query + 1;
+            totals[i] = soften(scores + i * padded, (void *)at(shares, type, i * padded), type, first, last,
+                               length, low, high, bias ? bias - query : NULL, scale);
+        }
+        for (long column = 0; column < wide; column += COLUMNS) {
+            const long count = size - column < COLUMNS ? size - column : COLUMNS;
+            tile_of(type, m, at(shares, type, low), padded, at(values, type, column * padded + low * COLUMNS),
+                    high - low, tile);
+            for (int i = 0; i < m; i++) {
+                for (int j = 0; j < COLUMNS; j += WIDTH)
+                    store(tile + i * COLUMNS + j, load(tile + i * COLUMNS + j) / totals[i]);
+                write_row((void *)at(out, out_type, (begin + i) * out_stride + column), out_type,
+                          tile + i * COLUMNS, count);
+            }
+        }
+    }
+}
+
+/* All heads of all rows, from the fused product `[tokens, 3 · heads · size]`. `distances` is
+ * `[heads, 2 · most − 1]` or NULL. With `out_type` U8 a row of tokens waits in float32 until its heads are done. */
+int native_attention(long num_rows, const int64_t *starts, long heads, long size, const void *product,
+                     int product_type, float scale, int causal, long reach, const float *cosines,
+                     const float *sines, const float *distances, long most, void *out, int out_type,
+                     float *out_scales, int32_t *out_zeros) {
+    const long inner = heads * size, stride = 3 * inner, wide = (size + COLUMNS - 1) / COLUMNS * COLUMNS;
+    const int type = product_type == BF16 && size % 2 == 0 ? SHORT : F32;
+    const int in_place = !cosines && type == product_type; /* queries and keys can be read where they lie */
+    long longest = 0;
+    for (long row = 0; row < num_rows; row++)
+        longest = starts[row + 1] - starts[row] > longest ? starts[row + 1] - starts[row] : longest;
+    const long room = (longest + COLUMNS - 1) / COLUMNS * COLUMNS;
+    float *turning = malloc((size_t)(longest * size + 1) * 4);
+    float *plain = malloc((size_t)(longest * size + 1) * 4);
+    void *queries = malloc((size_t)(longest * size + 1) * 4);
+    void *keys = malloc((size_t)(room * size + 1) * 4);
+    void *values = malloc((size_t)(room * wide + 1) * 4);
+    float *scores = malloc((size_t)(ROWS * room + 1) * 4);
+    void *shares = malloc((size_t)(ROWS * room + 1) * 4);
+    float *waiting = malloc((size_t)(longest * inner + 1) * 4);
+    const int failed = !turning || !plain || !queries || !keys || !values || !scores || !shares || !waiting;
+    for (long row = 0; !failed && row < num_rows; row++) {
+        const long begin = starts[row], length = starts[row + 1] - begin;
+        const long padded = (length + COLUMNS - 1) / COLUMNS * COLUMNS;
+        void *to = out_type == U8 ? (void *)waiting : (void *)at(out, out_type, begin * inner);
+        for (long head = 0; head < heads; head++) {
+            const void *query = at(product, product_type, begin * stride + head * size);
+            const void *key = at(query, product_type, inner), *value = at(query, product_type, 2 * inner);
+            long query_stride = stride;
+            if (in_place) {
+                pack_keys(keys, type, key, length, padded, stride, size);
+                pack_values(values, type, value, length, padded, stride, size, wide);
+            } else {
+                turned(turning, key, product_type, length, stride, size, cosines, sines);
+                write_row(plain, type, turning, length * size);
+                pack_keys(keys, type, plain, length, padded, size, size);
+                turned(turning, query, product_type, length, stride, size, cosines, sines);
+                write_row(queries, type, turning, length * size);
+                turned(turning, value, product_type, length, stride, size, NULL, NULL);
+                write_row(plain, type, turning, length * size);
+                pack_values(values, type, plain, length, padded, size, size, wide);
+                query = queries;
+                query_stride = size;
+            }
+            attend_head(type, length, padded, size, wide, query, query_stride, keys, values, scale, causal,
+                        reach, distances ? distances + head * (2 * most - 1) + most - 1 : NULL, scores, shares,
+                        (void *)at(to, out_type == U8 ? F32 : out_type, head * size),
+                        out_type == U8 ? F32 : out_type, inner);
+        }
+        for (long t = 0; out_type == U8 && t < length; t++)
+            quantise_row(waiting + t * inner, inner, (uint8_t *)out + (begin + t) * inner,
+                         out_scales + begin + t, out_zeros + begin + t);
+    }
+    free(turning);
+    free(plain);
+    free(queries);
+    free(keys);
+    free(values);
+    free(scores);
+    free(shares);
+    free(waiting);
+    return failed;
+}
+
+/* ---- what was compiled ---- */
+
+int native_columns(void) { return COLUMNS; }
+
+int native_levels(void) { return LEVELS; }
+
+int native_has_bf16(void) {
+#if defined(HAS_BF16_DOT)
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+int native_vector_bits(void) { return 8 * VECTOR; }
+
+int native_has_byte_dot(void) {
+#if defined(HAS_BYTE_DOT)
+    return 1;
+#else
+    return 0;
+#endif
+}

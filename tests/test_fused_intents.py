@@ -1,4 +1,4 @@
-"""The fused intent model: labels looked up by states, unknown ones, and the way back to a classifier."""
+"""The fused intent model: labels looked up by states, unknown ones, and the plain classifier inside it."""
 
 import json
 from pathlib import Path

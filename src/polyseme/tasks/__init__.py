@@ -17,6 +17,10 @@ TASKS: dict[str, TaskEntry] = {
     "classification": TaskEntry(
         "polyseme.tasks.classification:Classification", "polyseme.tasks.settings:ClassificationSettings"
     ),
+    "intents": TaskEntry("polyseme.tasks.intents:Intents", "polyseme.tasks.intent_settings:IntentSettings"),
+    "fused-intents": TaskEntry(
+        "polyseme.tasks.fused_intents:FusedIntents", "polyseme.tasks.intent_settings:FusedIntentSettings"
+    ),
     "reading-comprehension": TaskEntry(
         "polyseme.tasks.reading_comprehension:ReadingComprehension",
         "polyseme.tasks.answer_settings:ReadingSettings",
@@ -25,10 +29,6 @@ TASKS: dict[str, TaskEntry] = {
         "polyseme.tasks.multiple_choice:MultipleChoice", "polyseme.tasks.answer_settings:ChoiceSettings"
     ),
     "ranking": TaskEntry("polyseme.tasks.ranking:Ranking", "polyseme.tasks.answer_settings:RankingSettings"),
-    "intents": TaskEntry("polyseme.tasks.intents:Intents", "polyseme.tasks.intent_settings:IntentSettings"),
-    "fused-intents": TaskEntry(
-        "polyseme.tasks.fused_intents:FusedIntents", "polyseme.tasks.intent_settings:FusedIntentSettings"
-    ),
     "regression": TaskEntry(
         "polyseme.tasks.regression:Regression", "polyseme.tasks.settings:RegressionSettings"
     ),

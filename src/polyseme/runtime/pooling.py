@@ -42,7 +42,7 @@ def _max(states: Tensor, starts: Tensor) -> Tensor:
     lengths = starts.diff()
     highest = states.new_full((len(lengths), states.size(1)), float("-inf"), dtype=torch.float32)
     row = torch.repeat_interleave(torch.arange(len(lengths), device=states.device), lengths)
-    highest.index_reduce_(0, row, states.float(), "amax")
+    highest.scatter_reduce_(0, row[:, None].expand_as(states), states.float(), "amax")
     return highest.masked_fill((lengths == 0)[:, None], 0.0)
 
 

@@ -13,6 +13,7 @@ class TaskEntry(NamedTuple):
 
 
 TASKS: dict[str, TaskEntry] = {
+    "tagging": TaskEntry("polyseme.tasks.tagging:Tagging", "polyseme.tasks.tagging_settings:TaggingSettings"),
     "classification": TaskEntry(
         "polyseme.tasks.classification:Classification", "polyseme.tasks.settings:ClassificationSettings"
     ),

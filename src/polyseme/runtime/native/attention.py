@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from polyseme.runtime.native.library import TYPES, Library
 from polyseme.runtime.states import Quantised, Ready, empty_quantised
@@ -29,8 +30,10 @@ class NativeAttention:
         self.num_heads, self.head_size, self.scale = choices.num_heads, choices.head_size, choices.scale
         self.causal, self.reach = int(choices.causal), -1 if choices.reach is None else choices.reach
         self.cosines, self.sines = (table(one) for one in choices.turn or (None, None))
-        self.distances = table(choices.distances)
-        self.most = 0 if self.distances is None else (self.distances.size(1) + 1) // 2
+        self.most = 0 if choices.distances is None else (choices.distances.size(1) + 1) // 2
+        # The kernel reads whole vectors, beyond the last distance too.
+        self.distances = None if choices.distances is None else F.pad(choices.distances, (0, native.columns))
+        self.distances = table(self.distances)
 
     def __call__(self, product: Tensor, starts: Tensor) -> Ready:
         product, starts = product.contiguous(), starts.to(torch.int64).contiguous()

@@ -79,17 +79,22 @@ INLINE vf larger(vf a, vf b) { return either(a > b, a, b); }
 INLINE vf smaller(vf a, vf b) { return either(a < b, a, b); }
 #endif
 
+#if VECTOR == 64
+INLINE float added_up(vf v) { return _mm512_reduce_add_ps((__m512)v); }
+INLINE float largest(vf v) { return _mm512_reduce_max_ps((__m512)v); }
+#else
 INLINE float added_up(vf v) {
-    float sum = 0;
-    for (int i = 0; i < WIDTH; i++) sum += v[i];
-    return sum;
+    for (int half = WIDTH / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) v[i] += v[i + half];
+    return v[0];
 }
 
 INLINE float largest(vf v) {
-    float most = v[0];
-    for (int i = 1; i < WIDTH; i++) most = v[i] > most ? v[i] : most;
-    return most;
+    for (int half = WIDTH / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) v[i] = v[i + half] > v[i] ? v[i + half] : v[i];
+    return v[0];
 }
+#endif
 
 INLINE vf load_bf16(const uint16_t *from) {
     vh half;
@@ -333,66 +338,63 @@ int native_first_states(long tokens, long size, const int64_t *ids, const float 
 
 /* ---- tiles of products ---- */
 
-/* Loops of known length, so that every sum stays in a register. */
-#define TILE_F32(M)                                                                             \
-    case M: {                                                                                   \
-        vf sums[M][2] = {};                                                                     \
-        for (long k = 0; k < depth; k++, panel += COLUMNS) {                                    \
-            vf left = load(panel), right = load(panel + WIDTH);                                 \
-            _Pragma("GCC unroll 16") for (int i = 0; i < M; i++) {                              \
-                float x = rows[i * stride + k];                                                 \
-                sums[i][0] += x * left;                                                         \
-                sums[i][1] += x * right;                                                        \
-            }                                                                                   \
-        }                                                                                       \
-        _Pragma("GCC unroll 16") for (int i = 0; i < M; i++) {                                  \
-            store(tile + i * COLUMNS, sums[i][0]);                                              \
-            store(tile + i * COLUMNS + WIDTH, sums[i][1]);                                      \
-        }                                                                                       \
-        return;                                                                                 \
+/* Loops of known length, so that every sum stays in a register: M rows, V vectors of columns. */
+#define EACH(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < n; i++)
+#define CASES_4(TILE, V) TILE(1, V) TILE(2, V) TILE(3, V) TILE(4, V)
+#if ROWS == 12
+#define CASES(TILE, V)                                                                              \
+    CASES_4(TILE, V) TILE(5, V) TILE(6, V) TILE(7, V) TILE(8, V) TILE(9, V) TILE(10, V) TILE(11, V) \
+        TILE(12, V)
+#elif ROWS == 6
+#define CASES(TILE, V) CASES_4(TILE, V) TILE(5, V) TILE(6, V)
+#else
+#define CASES(TILE, V) CASES_4(TILE, V)
+#endif
+#define CASE(M, V) ((M) + (V) * 16)
+
+#define TILE_F32(M, V)                                                           \
+    case CASE(M, V): {                                                           \
+        vf sums[M][V] = {};                                                      \
+        for (long k = 0; k < depth; k++, panel += COLUMNS) {                     \
+            vf right[V];                                                         \
+            EACH(j, V) right[j] = load(panel + j * WIDTH);                       \
+            EACH(i, M) {                                                         \
+                float left = rows[i * stride + k];                               \
+                EACH(j, V) sums[i][j] += left * right[j];                        \
+            }                                                                    \
+        }                                                                        \
+        EACH(i, M) EACH(j, V) store(to + i * to_stride + j * WIDTH, sums[i][j]); \
+        return;                                                                  \
     }
 
-static __attribute__((noinline)) void tile_f32(int m, const float *rows, long stride, const float *panel, long depth, float *tile) {
-    switch (m) {
-        TILE_F32(1) TILE_F32(2) TILE_F32(3) TILE_F32(4)
-#if ROWS > 4
-        TILE_F32(5) TILE_F32(6)
-#endif
-#if ROWS > 6
-        TILE_F32(7) TILE_F32(8) TILE_F32(9) TILE_F32(10) TILE_F32(11) TILE_F32(12)
-#endif
-    }
+static __attribute__((noinline)) void tile_f32(int m, int vectors, const float *rows, long stride,
+                                               const float *panel, long depth, float *to, long to_stride) {
+    switch (CASE(m, vectors)) { CASES(TILE_F32, 1) CASES(TILE_F32, 2) }
 }
 
 #if defined(HAS_BF16_DOT)
-#define TILE_BF16(M)                                                                            \
-    case M: {                                                                                   \
-        __m512 sums[M][2];                                                                      \
-        _Pragma("GCC unroll 16") for (int i = 0; i < M; i++) sums[i][0] = sums[i][1] = _mm512_setzero_ps(); \
-        for (long k = 0; k < depth; k += 2, panel += 2 * COLUMNS) {                             \
-            __m512bh left = (__m512bh)_mm512_loadu_si512(panel);                                \
-            __m512bh right = (__m512bh)_mm512_loadu_si512(panel + 2 * WIDTH);                   \
-            _Pragma("GCC unroll 16") for (int i = 0; i < M; i++) {                              \
-                int32_t pair;                                                                   \
-                memcpy(&pair, rows + i * stride + k, 4);                                        \
-                __m512bh x = (__m512bh)_mm512_set1_epi32(pair);                                 \
-                sums[i][0] = _mm512_dpbf16_ps(sums[i][0], x, left);                             \
-                sums[i][1] = _mm512_dpbf16_ps(sums[i][1], x, right);                            \
-            }                                                                                   \
-        }                                                                                       \
-        _Pragma("GCC unroll 16") for (int i = 0; i < M; i++) {                                  \
-            store(tile + i * COLUMNS, (vf)sums[i][0]);                                          \
-            store(tile + i * COLUMNS + WIDTH, (vf)sums[i][1]);                                  \
-        }                                                                                       \
-        return;                                                                                 \
+#define TILE_BF16(M, V)                                                              \
+    case CASE(M, V): {                                                               \
+        __m512 sums[M][V];                                                           \
+        EACH(i, M) EACH(j, V) sums[i][j] = _mm512_setzero_ps();                      \
+        for (long k = 0; k < depth; k += 2, panel += 2 * COLUMNS) {                  \
+            __m512bh right[V];                                                       \
+            EACH(j, V) right[j] = (__m512bh)_mm512_loadu_si512(panel + 2 * j * WIDTH); \
+            EACH(i, M) {                                                             \
+                int32_t pair;                                                        \
+                memcpy(&pair, rows + i * stride + k, 4);                             \
+                __m512bh left = (__m512bh)_mm512_set1_epi32(pair);                   \
+                EACH(j, V) sums[i][j] = _mm512_dpbf16_ps(sums[i][j], left, right[j]); \
+            }                                                                        \
+        }                                                                            \
+        EACH(i, M) EACH(j, V) store(to + i * to_stride + j * WIDTH, (vf)sums[i][j]); \
+        return;                                                                      \
     }
 
-static __attribute__((noinline)) void tile_bf16(int m, const uint16_t *rows, long stride, const uint16_t *panel, long depth,
-                      float *tile) {
-    switch (m) {
-        TILE_BF16(1) TILE_BF16(2) TILE_BF16(3) TILE_BF16(4) TILE_BF16(5) TILE_BF16(6)
-        TILE_BF16(7) TILE_BF16(8) TILE_BF16(9) TILE_BF16(10) TILE_BF16(11) TILE_BF16(12)
-    }
+static __attribute__((noinline)) void tile_bf16(int m, int vectors, const uint16_t *rows, long stride,
+                                                const uint16_t *panel, long depth, float *to,
+                                                long to_stride) {
+    switch (CASE(m, vectors)) { CASES(TILE_BF16, 1) CASES(TILE_BF16, 2) }
 }
 #endif
 
@@ -429,63 +431,51 @@ INLINE vi dot_bytes(vi sum, const uint8_t *x, const int8_t *w) {
 #endif
 
 #if VECTOR > 16
-#define TILE_BYTES(M)                                                                           \
-    case M: {                                                                                   \
-        sum_t sums[M][2];                                                                       \
-        _Pragma("GCC unroll 16") for (int i = 0; i < M; i++) sums[i][0] = sums[i][1] = (sum_t){};           \
-        for (long k = 0; k < depth; k += 4, panel += 4 * COLUMNS) {                             \
-            sum_t left = FETCH(panel), right = FETCH(panel + 4 * WIDTH);                        \
-            _Pragma("GCC unroll 16") for (int i = 0; i < M; i++) {                              \
-                int32_t quad;                                                                   \
-                memcpy(&quad, rows + i * stride + k, 4);                                        \
-                sum_t x = QUAD(quad);                                                           \
-                sums[i][0] = DOT(sums[i][0], x, left);                                          \
-                sums[i][1] = DOT(sums[i][1], x, right);                                         \
-            }                                                                                   \
-        }                                                                                       \
-        _Pragma("GCC unroll 16") for (int i = 0; i < M; i++) {                                  \
-            store(tile + i * COLUMNS, __builtin_convertvector((vi)sums[i][0], vf));             \
-            store(tile + i * COLUMNS + WIDTH, __builtin_convertvector((vi)sums[i][1], vf));     \
-        }                                                                                       \
-        return;                                                                                 \
+#define TILE_BYTES(M, V)                                                             \
+    case CASE(M, V): {                                                               \
+        sum_t sums[M][V];                                                            \
+        EACH(i, M) EACH(j, V) sums[i][j] = (sum_t){};                                \
+        for (long k = 0; k < depth; k += 4, panel += 4 * COLUMNS) {                  \
+            sum_t right[V];                                                          \
+            EACH(j, V) right[j] = FETCH(panel + 4 * j * WIDTH);                      \
+            EACH(i, M) {                                                             \
+                int32_t quad;                                                        \
+                memcpy(&quad, rows + i * stride + k, 4);                             \
+                sum_t left = QUAD(quad);                                             \
+                EACH(j, V) sums[i][j] = DOT(sums[i][j], left, right[j]);             \
+            }                                                                        \
+        }                                                                            \
+        EACH(i, M) EACH(j, V)                                                        \
+            store(to + i * to_stride + j * WIDTH, __builtin_convertvector((vi)sums[i][j], vf)); \
+        return;                                                                      \
     }
 #else
-#define TILE_BYTES(M)                                                                           \
-    case M: {                                                                                   \
-        for (int i = 0; i < M; i++) {                                                           \
-            vi left = {}, right = {};                                                           \
-            const int8_t *w = panel;                                                            \
-            for (long k = 0; k < depth; k += 4, w += 4 * COLUMNS) {                             \
-                left = dot_bytes(left, rows + i * stride + k, w);                               \
-                right = dot_bytes(right, rows + i * stride + k, w + 4 * WIDTH);                 \
-            }                                                                                   \
-            store(tile + i * COLUMNS, __builtin_convertvector(left, vf));                       \
-            store(tile + i * COLUMNS + WIDTH, __builtin_convertvector(right, vf));              \
-        }                                                                                       \
-        return;                                                                                 \
+#define TILE_BYTES(M, V)                                                             \
+    case CASE(M, V): {                                                               \
+        for (int i = 0; i < M; i++)                                                  \
+            for (int j = 0; j < V; j++) {                                            \
+                vi sum = {};                                                         \
+                for (long k = 0; k < depth; k += 4)                                  \
+                    sum = dot_bytes(sum, rows + i * stride + k, panel + k * COLUMNS + 4 * j * WIDTH); \
+                store(to + i * to_stride + j * WIDTH, __builtin_convertvector(sum, vf)); \
+            }                                                                        \
+        return;                                                                      \
     }
 #endif
 
-static __attribute__((noinline)) void tile_bytes(int m, const uint8_t *rows, long stride, const int8_t *panel, long depth,
-                       float *tile) {
-    switch (m) {
-        TILE_BYTES(1) TILE_BYTES(2) TILE_BYTES(3) TILE_BYTES(4)
-#if ROWS > 4
-        TILE_BYTES(5) TILE_BYTES(6)
-#endif
-#if ROWS > 6
-        TILE_BYTES(7) TILE_BYTES(8) TILE_BYTES(9) TILE_BYTES(10) TILE_BYTES(11) TILE_BYTES(12)
-#endif
-    }
+static __attribute__((noinline)) void tile_bytes(int m, int vectors, const uint8_t *rows, long stride,
+                                                 const int8_t *panel, long depth, float *to,
+                                                 long to_stride) {
+    switch (CASE(m, vectors)) { CASES(TILE_BYTES, 2) }
 }
 
-INLINE void tile_of(int type, int m, const void *rows, long stride, const void *panel, long depth,
-                    float *tile) {
-    if (type == F32) tile_f32(m, rows, stride, panel, depth, tile);
+INLINE void tile_of(int type, int m, int vectors, const void *rows, long stride, const void *panel, long depth,
+                    float *to, long to_stride) {
+    if (type == F32) tile_f32(m, vectors, rows, stride, panel, depth, to, to_stride);
 #if defined(HAS_BF16_DOT)
-    if (type == BF16) tile_bf16(m, rows, stride, panel, depth, tile);
+    if (type == BF16) tile_bf16(m, vectors, rows, stride, panel, depth, to, to_stride);
 #endif
-    if (type == U8) tile_bytes(m, rows, stride, panel, depth, tile);
+    if (type == U8) tile_bytes(m, vectors, rows, stride, panel, depth, to, to_stride);
 }
 
 /* ---- linear maps ---- */
@@ -522,7 +512,7 @@ int native_linear(int type, long tokens, long depth, long columns, const void *s
             const long count = columns - column < COLUMNS ? columns - column : COLUMNS;
             for (long row = begin; row < end; row += ROWS) {
                 const int m = end - row < ROWS ? (int)(end - row) : ROWS;
-                tile_of(type, m, at(states, type, row * depth), depth, panel, depth, tile);
+                tile_of(type, m, 2, at(states, type, row * depth), depth, panel, depth, tile, COLUMNS);
                 finish(tile, m, column, scales ? scales + row : NULL, zeros ? zeros + row : NULL,
                        column_scales, column_sums, bias, activation, out_type != F32);
                 for (int i = 0; i < m; i++)
@@ -565,79 +555,126 @@ INLINE void turned(float *to, const void *from, int type, long length, long stri
     }
 }
 
-INLINE void pack_keys(void *to, int type, const void *keys, long length, long padded, long stride, long size) {
-    for (long begin = 0; begin < padded; begin += COLUMNS)
-        for (long key = 0; key < COLUMNS; key++) {
-            const long t = begin + key;
-            if (type == F32) {
-                float *panel = (float *)to + begin * size + key;
-                const float *x = (const float *)keys + t * stride;
-                for (long i = 0; i < size; i++) panel[i * COLUMNS] = t < length ? x[i] : 0.0f;
-            } else {
-                uint32_t *panel = (uint32_t *)((uint16_t *)to + begin * size) + key;
-                const char *x = (const char *)((const uint16_t *)keys + t * stride);
-                for (long i = 0; i < size / 2; i++) {
-                    uint32_t pair = 0;
-                    if (t < length) memcpy(&pair, x + 4 * i, 4);
-                    panel[i * COLUMNS] = pair;
-                }
-            }
+#if VECTOR == 64
+/* Sixteen rows of up to sixteen words of 32 bits, turned about: word i of row j to word j of row i. */
+INLINE void turn_about(uint32_t *to, long to_stride, const uint32_t *const from[16], long count) {
+    const __mmask16 there = (__mmask16)((1u << count) - 1u);
+    __m512i a[16], b[16];
+    for (int i = 0; i < 16; i++)
+        a[i] = from[i] ? _mm512_maskz_loadu_epi32(there, from[i]) : _mm512_setzero_si512();
+    for (int i = 0; i < 16; i += 2) {
+        b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int j = 0; j < 2; j++) {
+            a[i + 2 * j] = _mm512_unpacklo_epi64(b[i + j], b[i + 2 + j]);
+            a[i + 2 * j + 1] = _mm512_unpackhi_epi64(b[i + j], b[i + 2 + j]);
         }
+    for (int i = 0; i < 16; i += 8)
+        for (int j = 0; j < 4; j++) {
+            b[i + j] = _mm512_shuffle_i32x4(a[i + j], a[i + 4 + j], 0x88);
+            b[i + 4 + j] = _mm512_shuffle_i32x4(a[i + j], a[i + 4 + j], 0xdd);
+        }
+    for (int j = 0; j < 8; j++) {
+        a[j] = _mm512_shuffle_i32x4(b[j], b[8 + j], 0x88);
+        a[8 + j] = _mm512_shuffle_i32x4(b[j], b[8 + j], 0xdd);
+    }
+    for (int i = 0; i < 16; i++)
+        if (i < count) _mm512_storeu_si512(to + i * to_stride, a[i]);
+}
+#endif
+
+/* Keys as a right-hand matrix: words of 32 bits (a number, or a pair of short ones), `[words, COLUMNS]` a
+ * panel; the keys that fill the last panel up are zero. */
+INLINE void pack_keys(void *to, int type, const void *keys, long length, long padded, long stride, long size) {
+    const long words = type == F32 ? size : size / 2;
+    const char *base = keys;
+    const long step = stride * (type == F32 ? 4 : 2);
+    for (long begin = 0; begin < padded; begin += WIDTH) {
+        uint32_t *panel = (uint32_t *)to + begin / COLUMNS * COLUMNS * words + begin % COLUMNS;
+#if VECTOR == 64
+        for (long word = 0; word < words; word += 16) {
+            const uint32_t *rows[16];
+            for (long i = 0; i < 16; i++)
+                rows[i] = begin + i < length ? (const uint32_t *)(base + (begin + i) * step) + word : NULL;
+            turn_about(panel + word * COLUMNS, COLUMNS, rows, words - word < 16 ? words - word : 16);
+        }
+#else
+        for (long i = 0; i < WIDTH; i++)
+            for (long word = 0; word < words; word++) {
+                uint32_t one = 0;
+                if (begin + i < length) memcpy(&one, base + (begin + i) * step + 4 * word, 4);
+                panel[word * COLUMNS + i] = one;
+            }
+#endif
+    }
 }
 
+/* Values as a right-hand matrix, tokens being its depth: those that fill it up are zero. */
 INLINE void pack_values(void *to, int type, const void *values, long length, long padded, long stride,
                         long size, long wide) {
     for (long begin = 0; begin < wide; begin += COLUMNS) {
         const long count = size - begin < COLUMNS ? size - begin : COLUMNS;
         if (type == F32) {
             float *panel = (float *)to + begin * padded;
-            memset(panel, 0, (size_t)(padded * COLUMNS) * 4);
-            for (long t = 0; t < length; t++)
-                memcpy(panel + t * COLUMNS, (const float *)values + t * stride + begin, (size_t)count * 4);
-        } else {
-            uint16_t *panel = (uint16_t *)to + begin * padded;
-            memset(panel, 0, (size_t)(padded * COLUMNS) * 2);
-            for (long t = 0; t < length; t++) {
-                const uint16_t *x = (const uint16_t *)values + t * stride + begin;
-                uint16_t *pairs = panel + (t / 2) * 2 * COLUMNS + (t & 1);
-                for (long i = 0; i < count; i++) pairs[2 * i] = x[i];
+            for (long t = 0; t < padded; t++, panel += COLUMNS) {
+                const long copied = t < length ? count : 0;
+                memcpy(panel, (const float *)values + t * stride + begin, (size_t)copied * 4);
+                memset(panel + copied, 0, (size_t)(COLUMNS - copied) * 4);
             }
+            continue;
         }
+#if VECTOR == 64
+        __m512i order = _mm512_set_epi32(0x002f000f, 0x002e000e, 0x002d000d, 0x002c000c, 0x002b000b,
+                                         0x002a000a, 0x00290009, 0x00280008, 0x00270007, 0x00260006,
+                                         0x00250005, 0x00240004, 0x00230003, 0x00220002, 0x00210001,
+                                         0x00200000);
+        const __m512i upper = _mm512_add_epi16(order, _mm512_set1_epi16(16));
+        const __mmask32 there = count == 32 ? ~(__mmask32)0 : ((__mmask32)1 << count) - 1;
+        uint16_t *panel = (uint16_t *)to + begin * padded;
+        for (long t = 0; t < padded; t += 2, panel += 2 * COLUMNS) {
+            const uint16_t *x = (const uint16_t *)values + t * stride + begin;
+            __m512i one = _mm512_maskz_loadu_epi16(t < length ? there : 0, x);
+            __m512i two = _mm512_maskz_loadu_epi16(t + 1 < length ? there : 0, x + stride);
+            _mm512_storeu_si512(panel, _mm512_permutex2var_epi16(one, order, two));
+            _mm512_storeu_si512(panel + COLUMNS, _mm512_permutex2var_epi16(one, upper, two));
+        }
+#endif
     }
 }
 
-/* The scores of one query to probabilities that are still to be divided by what is returned. */
-INLINE float soften(float *scores, void *to, int type, long first, long last, long length, long padded_first,
-                    long padded_last, const float *bias, float scale) {
-    const float nothing = -3.0e38f;
-    vf most = splat(nothing);
-    for (long key = padded_first; key < padded_last; key += WIDTH) {
+/* The scores of one query for the keys `low` to `high` (whole vectors) to probabilities that are still to be
+ * divided by what is returned; keys outside `first` to `last` are out of sight and get none. */
+INLINE float soften(float *scores, void *to, int type, long first, long last, long low, long high,
+                    const float *bias, float scale) {
+    const vf nothing = splat(-3.0e38f);
+    vf most = nothing;
+    vi key_numbers;
+    for (int i = 0; i < WIDTH; i++) key_numbers[i] = i;
+    for (long key = low; key < high; key += WIDTH) {
         vf s = load(scores + key) * scale;
-        if (key < first || key + WIDTH > last) {
-            /* At the edges number by number: what is out of sight gets no share, and no bias is read for it. */
-            for (int i = 0; i < WIDTH; i++)
-                s[i] = key + i < first || key + i >= last ? nothing : s[i] + (bias ? bias[key + i] : 0.0f);
-        } else if (bias)
-            s += load(bias + key);
+        if (bias) s += load(bias + key);
+        if (key < first || key + WIDTH > last)
+            s = either((key_numbers >= (int32_t)(first - key)) & (key_numbers < (int32_t)(last - key)), s,
+                       nothing);
         store(scores + key, s);
         most = larger(most, s);
     }
     const float peak = largest(most);
     vf sum = {};
-    for (long key = padded_first; key < padded_last; key += WIDTH) {
-        vf s = load(scores + key), share = exponential(s - peak);
-        share = either(s <= nothing, splat(0.0f), share);
+    for (long key = low; key < high; key += WIDTH) {
+        vf s = load(scores + key), share = either(s <= nothing, splat(0.0f), exponential(s - peak));
         sum += share;
         if (type == F32)
             store((float *)to + key, share);
         else
             store_bf16((uint16_t *)to + key, share);
     }
-    (void)length;
     return added_up(sum);
 }
 
-/* One head of one row. `rows` holds its queries; keys and values lie packed. */
+/* One head of one row. `queries` lie as rows, keys and values packed; `padded` is a whole number of vectors. */
 INLINE void attend_head(int type, long length, long padded, long size, long wide, const void *queries,
                         long query_stride, const void *keys, const void *values, float scale, int causal,
                         long reach, const float *bias, float *scores, void *shares, void *out, int out_type,
@@ -649,28 +686,26 @@ INLINE void attend_head(int type, long length, long padded, long size, long wide
         long high = reach >= 0 && begin + m + reach < length ? begin + m + reach : length;
         if (causal && begin + m < high) high = begin + m;
         low = low / COLUMNS * COLUMNS;
-        high = (high + COLUMNS - 1) / COLUMNS * COLUMNS;
-        for (long key = low; key < high; key += COLUMNS) {
-            tile_of(type, m, at(queries, type, begin * query_stride), query_stride, at(keys, type, key * size),
-                    size, tile);
-            for (int i = 0; i < m; i++) memcpy(scores + i * padded + key, tile + i * COLUMNS, COLUMNS * 4);
-        }
-        float totals[ROWS];
+        high = (high + WIDTH - 1) / WIDTH * WIDTH;
+        for (long key = low; key < high; key += COLUMNS)
+            tile_of(type, m, high - key > WIDTH ? 2 : 1, at(queries, type, begin * query_stride), query_stride,
+                    at(keys, type, key * size), size, scores + key, padded);
+        float inverses[ROWS];
         for (int i = 0; i < m; i++) {
             const long query = begin + i;
             const long first = reach >= 0 && query - reach > 0 ? query - reach : 0;
             long last = reach >= 0 && query + reach + 1 < length ? query + reach + 1 : length;
             if (causal && query + 1 < last) last = query + 1;
-            totals[i] = soften(scores + i * padded, (void *)at(shares, type, i * padded), type, first, last,
-                               length, low, high, bias ? bias - query : NULL, scale);
+            inverses[i] = 1.0f / soften(scores + i * padded, (void *)at(shares, type, i * padded), type, first,
+                                        last, low, high, bias ? bias - query : NULL, scale);
         }
         for (long column = 0; column < wide; column += COLUMNS) {
             const long count = size - column < COLUMNS ? size - column : COLUMNS;
-            tile_of(type, m, at(shares, type, low), padded, at(values, type, column * padded + low * COLUMNS),
-                    high - low, tile);
+            tile_of(type, m, count > WIDTH ? 2 : 1, at(shares, type, low), padded,
+                    at(values, type, column * padded + low * COLUMNS), high - low, tile, COLUMNS);
             for (int i = 0; i < m; i++) {
                 for (int j = 0; j < COLUMNS; j += WIDTH)
-                    store(tile + i * COLUMNS + j, load(tile + i * COLUMNS + j) / totals[i]);
+                    store(tile + i * COLUMNS + j, load(tile + i * COLUMNS + j) * inverses[i]);
                 write_row((void *)at(out, out_type, (begin + i) * out_stride + column), out_type,
                           tile + i * COLUMNS, count);
             }
@@ -679,7 +714,7 @@ INLINE void attend_head(int type, long length, long padded, long size, long wide
 }
 
 /* All heads of all rows, from the fused product `[tokens, 3 · heads · size]`. `distances` is
- * `[heads, 2 · most − 1]` or NULL. With `out_type` U8 a row of tokens waits in float32 until its heads are done. */
+ * `[heads, 2 · most − 1 + COLUMNS]`, filled up so that whole vectors can be read, or NULL. With `out_type` U8 a row of tokens waits in float32 until its heads are done. */
 int native_attention(long num_rows, const int64_t *starts, long heads, long size, const void *product,
                      int product_type, float scale, int causal, long reach, const float *cosines,
                      const float *sines, const float *distances, long most, void *out, int out_type,
@@ -702,7 +737,7 @@ int native_attention(long num_rows, const int64_t *starts, long heads, long size
     const int failed = !turning || !plain || !queries || !keys || !values || !scores || !shares || !waiting;
     for (long row = 0; !failed && row < num_rows; row++) {
         const long begin = starts[row], length = starts[row + 1] - begin;
-        const long padded = (length + COLUMNS - 1) / COLUMNS * COLUMNS;
+        const long padded = (length + WIDTH - 1) / WIDTH * WIDTH;
         void *to = out_type == U8 ? (void *)waiting : (void *)at(out, out_type, begin * inner);
         for (long head = 0; head < heads; head++) {
             const void *query = at(product, product_type, begin * stride + head * size);
@@ -724,7 +759,7 @@ int native_attention(long num_rows, const int64_t *starts, long heads, long size
                 query_stride = size;
             }
             attend_head(type, length, padded, size, wide, query, query_stride, keys, values, scale, causal,
-                        reach, distances ? distances + head * (2 * most - 1) + most - 1 : NULL, scores, shares,
+                        reach, distances ? distances + head * (2 * most - 1 + COLUMNS) + most - 1 : NULL, scores, shares,
                         (void *)at(to, out_type == U8 ? F32 : out_type, head * size),
                         out_type == U8 ? F32 : out_type, inner);
         }

@@ -30,7 +30,7 @@ _lock = threading.Lock()
 
 
 class Library:
-    """The functions of kernels.c, which free Python's lock while they run, and what they were built for."""
+    """The functions of kernels.c, which let go of Python's lock while they run; what they were built for."""
 
     def __init__(self, path: str) -> None:
         self._library = ctypes.CDLL(path)

@@ -18,10 +18,10 @@ from polyseme.files import write_whole
 from polyseme.models.batch import Batch
 from polyseme.models.batching import batches_by_length
 from polyseme.models.transformer.model import Transformer
+from polyseme.runtime.native.building import fingerprint
 from polyseme.tasks.rows import collate
 from polyseme.tasks.task import Row
 from polyseme.tasks.ways.layers import FrozenLayers
-from polyseme.training.companions import fingerprint
 from polyseme.training.loop import autocast
 
 _SYNC = 1 << 26

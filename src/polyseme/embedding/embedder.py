@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,15 @@ from numpy.typing import NDArray
 from polyseme import progress
 from polyseme.checkpoints.loading import load
 from polyseme.checkpoints.model import Model
-from polyseme.devices import has_bf16, pick_device, pick_inference_precision, usable_cores
+from polyseme.devices import pick_device, usable_cores
 from polyseme.embedding.alignment import Ranges, check_ranges, cut_ranges, join_words, mean_by_range
 from polyseme.embedding.layers import Layers
 from polyseme.embedding.rows import TextRows, text_rows
 from polyseme.embedding.settings import EmbedSettings
 from polyseme.errors import CheckpointError, SettingsError
 from polyseme.records import from_plain
-from polyseme.runtime.encoder import Reading, compiled
-from polyseme.runtime.gate import settle
+from polyseme.runtime.encoder import Reading
+from polyseme.runtime.gate import Gate
 from polyseme.text.encoded import Int32s, Int64s
 from polyseme.text.words import word_cutter
 
@@ -76,20 +75,13 @@ class Embedder:
         self._numbers = self.layers.numbers(self._config.num_layers)
         if self.pooling == "pooler":
             self._check_pooler()
-        again = partial(
-            compiled,
+        self._gate = Gate(
             model.backbone,
+            settings.precision,
             threads=self.threads,
             device=self.device,
             tile_tokens=settings.batch_tokens,
         )
-        precision = pick_inference_precision(settings.precision, self.device)
-        if settings.precision not in ("auto", precision):
-            progress.say(
-                f"{settings.precision} has no instructions of its own here; {precision} is used instead"
-            )
-        self._encoder = again(precision=precision)
-        self._again = None if precision == "fp32" else again
         self._said_cut = False
 
     @classmethod
@@ -110,7 +102,7 @@ class Embedder:
     @property
     def precision(self) -> str:
         """In which precision products are computed; the first texts may still lead to a better one."""
-        return self._encoder.precision
+        return self._gate.encoder.precision
 
     def sentences(self, texts: Sequence[str]) -> Vectors:
         """One vector a text, in the texts' order: `[len(texts), width]`."""
@@ -124,7 +116,7 @@ class Embedder:
     def vectors(self, read: TextRows) -> Vectors:
         """One vector a text that was read: `[texts, width]`."""
         self.settle(read)
-        vectors = self._joined(self._encoder.vectors(read.rows, self._reading(self.pooling)), read)
+        vectors = self._joined(self._gate.encoder.vectors(read.rows, self._reading(self.pooling)), read)
         if self.normalize:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
@@ -134,16 +126,7 @@ class Embedder:
 
         Whoever reads a file in parts settles with its beginning, wherever the work goes on.
         """
-        if self._again is None or not len(read.rows):
-            return
-        again, self._again = self._again, None  # The plain network's memory is free from here on.
-        self._encoder = settle(
-            self._encoder,
-            lambda precision: again(precision=precision),
-            read.rows,
-            self._reading(self.pooling),
-            bf16=has_bf16(self.device),
-        )
+        self._gate.settle(read.rows, self._reading(self.pooling))
 
     def tokens(self, texts: Sequence[str]) -> list[Pieces]:
         """The vector of each token, special tokens left out."""
@@ -195,7 +178,7 @@ class Embedder:
         counts = np.asarray([len(of_text) for of_text in ids], dtype=np.int64)
         read = self._rows(np.concatenate([np.zeros(0, dtype=np.int32), *ids]), counts)
         self.settle(read)
-        states = self._encoder.states(read.rows, self._reading(None))
+        states = self._gate.encoder.states(read.rows, self._reading(None))
         frame, counted = self.tokenizer.frame, read.rows.counted
         assert counted is not None
         begins = read.rows.starts[:-1, None] + counted  # [rows, 2]

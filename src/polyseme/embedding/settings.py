@@ -7,6 +7,7 @@ from polyseme.embedding.layers import Layers
 from polyseme.records import Record
 
 Pooling = Literal["first", "last", "mean", "max", "mean-max", "pooler"]
+OutputPrecision = Literal["fp32", "fp16", "int8", "binary"]
 
 
 class EmbedSettings(Record, frozen=True):
@@ -50,3 +51,25 @@ class EmbedSettings(Record, frozen=True):
             raise ValueError(f"batch_tokens must be at least 1, got {self.batch_tokens}")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}")
+
+
+class OutputSettings(Record, frozen=True, kw_only=True):
+    """What is kept of each vector."""
+
+    dimensions: int | None = None
+    """Keep the first so many numbers of each vector, of models trained to be shortened (Matryoshka: Kusupati
+    et al. 2022); vectors of length 1 get length 1 again. None: all."""
+    output_precision: OutputPrecision = "fp32"
+    """Numbers in the file: fp32, fp16, int8 (255 steps over the range of each dimension), or binary (signs,
+    eight in a byte)."""
+    calibration: str | None = None
+    """Of int8: a file of texts whose vectors give the ranges; usually the first block of the texts does."""
+
+    def __post_init__(self) -> None:
+        if self.dimensions is not None and self.dimensions < 1:
+            raise ValueError(f"dimensions must be at least 1, got {self.dimensions}")
+        if self.calibration is not None and self.output_precision != "int8":
+            raise ValueError(
+                f"calibration gives the ranges of int8, and output_precision is {self.output_precision!r}; "
+                "leave it out, or choose int8"
+            )

@@ -13,8 +13,13 @@ class TaskEntry(NamedTuple):
 
 
 TASKS: dict[str, TaskEntry] = {
+    "tagging": TaskEntry("polyseme.tasks.tagging:Tagging", "polyseme.tasks.tagging_settings:TaggingSettings"),
     "classification": TaskEntry(
         "polyseme.tasks.classification:Classification", "polyseme.tasks.settings:ClassificationSettings"
+    ),
+    "intents": TaskEntry("polyseme.tasks.intents:Intents", "polyseme.tasks.intent_settings:IntentSettings"),
+    "fused-intents": TaskEntry(
+        "polyseme.tasks.fused_intents:FusedIntents", "polyseme.tasks.intent_settings:FusedIntentSettings"
     ),
     "reading-comprehension": TaskEntry(
         "polyseme.tasks.reading_comprehension:ReadingComprehension",

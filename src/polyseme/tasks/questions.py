@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import msgspec
-
 from polyseme.errors import DataError
 from polyseme.tasks.json_examples import JsonItem, at, json_items
 from polyseme.tasks.skipping import bad, parsed
@@ -139,15 +137,14 @@ def _answers(where: str, content: dict[str, Any], passage: str) -> list[_Answer]
 def _answer(where: str, answer: Any, passage: str) -> _Answer:
     if isinstance(answer, str):  # CMRC 2018's own files name no place.
         return _Answer(answer, passage.find(answer) if answer else -1)
-    try:
-        made: _Answer = msgspec.convert(
-            {"text": answer["text"], "start": answer.get("answer_start", -1)}, _Answer
-        )
-    except (msgspec.ValidationError, TypeError, KeyError, AttributeError) as error:
+    text, start = (
+        (answer.get("text"), answer.get("answer_start", -1)) if isinstance(answer, dict) else (None, 0)
+    )
+    if not isinstance(text, str) or type(start) is not int:
         raise DataError(
             f"{where}: {str(answer)[:60]!r} is no answer; it needs a text and a whole number answer_start"
-        ) from error
-    return made
+        )
+    return _Answer(text, start)
 
 
 def _lesson(answers: list[_Answer], passage: str) -> tuple[Span | str | None, str]:

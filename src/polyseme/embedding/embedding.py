@@ -94,13 +94,13 @@ class _Work:
     def __init__(self, text: str | Path, model: str | Path, settings: _Settings) -> None:
         self.text, self._settings = text, settings
         loaded = load(model)
-        fingerprint = reader_fingerprint(loaded)
+        self._fingerprint = reader_fingerprint(loaded)
         self._embedder = Embedder(loaded, **to_plain(settings.reader))
         self._dimensions = self._asked_dimensions(settings.output.dimensions)
         self.survey = survey(text)
         if self.survey is None:
             progress.say("the text can be read only once: a job that is stopped will have to begin anew")
-        self.words = self._words(fingerprint)
+        self._settle()
         self.story = {
             "polyseme": version("polyseme"),
             "torch": environment()["torch"],
@@ -119,14 +119,15 @@ class _Work:
     ) -> tuple[list[list[float]] | None, Iterator[tuple[list[str], Vectors]]]:
         """The ranges of int8, from the sample that was named or from the first block; and all the blocks."""
         output = self._settings.output
+        first = next(blocks)
+        blocks = itertools.chain([first], blocks)
         if output.output_precision != "int8":
             return None, blocks
-        if output.calibration is not None:
-            sample = _blocks(read_lines(output.calibration, self._reading()))
-            ends = [ranges_of(self._vectors(block)) for block in sample]
-            return ranges_of(np.concatenate(ends)).tolist(), blocks
-        first = next(blocks)
-        return ranges_of(first[1]).tolist(), itertools.chain([first], blocks)
+        if output.calibration is None:
+            return ranges_of(first[1]).tolist(), blocks
+        sample = _blocks(read_lines(output.calibration, self._reading()))
+        ends = [ranges_of(self._vectors(block)) for block in sample]
+        return ranges_of(np.concatenate(ends)).tolist(), blocks
 
     def say_what_is_new(self, job: Job) -> None:
         """Where the job goes on, and what may change the last bits of its numbers."""
@@ -141,6 +142,12 @@ class _Work:
         """Refuse vectors of a text that was changed while it was read."""
         if self.survey and not self.survey.unchanged:
             raise DataError(f"{self.text} was changed while it was read; begin anew with --replace")
+
+    def _settle(self) -> None:
+        """Let the beginning of the text decide whether the precision will do, wherever the job goes on."""
+        if self.survey is not None:
+            first = next(_blocks(read_lines(self.text, self._reading())))
+            self._embedder.settle(self._embedder.read(list(dict.fromkeys(first))))
 
     def _vectors(self, texts: list[str]) -> Vectors:
         """One vector a text; what stands there twice is computed once."""
@@ -159,13 +166,14 @@ class _Work:
             raise SettingsError(f"dimensions={asked}, but the vectors of this model have {width}")
         return asked or width
 
-    def _words(self, fingerprint: str) -> dict[str, Any]:
+    @property
+    def words(self) -> dict[str, Any]:
         """What decides the bytes of the file: another value of any of these makes another file."""
         embedder, reader, output = self._embedder, self._settings.reader, self._settings.output
         sample = survey(output.calibration) if output.calibration is not None else None
         return {
             "text": self.survey.sha256 if self.survey else None,
-            "model": fingerprint,
+            "model": self._fingerprint,
             "layers": reader.layers or "-1",
             "pooling": embedder.pooling,
             "normalize": embedder.normalize,

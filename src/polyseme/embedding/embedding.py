@@ -1,7 +1,8 @@
 """The command `embed`: text of any size to a file of vectors, in flat memory, safe to stop and to repeat."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -60,32 +61,34 @@ def embed(
             progress.say(f"{path} is whole already, made of this text by this model with these settings")
             return whole.rows
         job = None if replace else resumed(path, folder, maker, work.words)
-        blocks = work.blocks(skip=job.rows if job else 0)
-        if job is None:
-            ranges, blocks = work.calibrated(blocks)
-            how = work.story | work.words
-            job = begun(path, folder, maker, how, ranges=ranges, environment=environment())
-        else:
+        if job is not None:
             work.say_what_is_new(job)
-        return _fill(job, blocks, work)
+        return _fill(job, work, partial(begun, path, folder, maker))
 
 
-def _fill(job: Job, blocks: Iterable[tuple[list[str], Vectors]], work: "_Work") -> int:
-    """Block after block to the end of the text."""
-    left = work.survey.lines - job.rows if work.survey else None
+def _fill(job: Job | None, work: "_Work", begin: Callable[..., Job]) -> int:
+    """Block after block to the end of the text; the first one begins a job that is not there yet."""
+    done = job.rows if job else 0
     try:
-        with progress.bar("embed", total=left, unit="texts") as bar:
-            for texts, vectors in blocks:
+        with progress.bar(
+            "embed", total=work.survey.lines - done if work.survey else None, unit="texts"
+        ) as bar:
+            for texts, vectors in work.blocks(skip=done):
+                if job is None:
+                    how, ranges = work.story | work.words, work.ranges(vectors)
+                    job = begin(how, ranges=ranges, environment=environment())
                 job.add(texts, job.packing.pack(vectors))
                 bar.advance(len(texts))
         work.check_unchanged()
+        assert job is not None, "a text without lines is refused where it is read"
         return job.finish()
     except BaseException as stop:
-        if not isinstance(stop, Exception) and work.survey:
+        if not isinstance(stop, Exception) and work.survey and job:
             progress.say(f"stopped: {job.rows:,} vectors are kept, and the same command goes on from there")
         raise
     finally:
-        job.close()
+        if job:
+            job.close()
 
 
 class _Work:
@@ -114,20 +117,15 @@ class _Work:
         for block in _blocks(itertools.islice(lines, skip, None)):
             yield block, self._vectors(block)
 
-    def calibrated(
-        self, blocks: Iterator[tuple[list[str], Vectors]]
-    ) -> tuple[list[list[float]] | None, Iterator[tuple[list[str], Vectors]]]:
-        """The ranges of int8, from the sample that was named or from the first block; and all the blocks."""
+    def ranges(self, first: Vectors) -> Vectors | None:
+        """The ranges of int8, from the sample that was named or from the first block's vectors."""
         output = self._settings.output
-        first = next(blocks)
-        blocks = itertools.chain([first], blocks)
         if output.output_precision != "int8":
-            return None, blocks
+            return None
         if output.calibration is None:
-            return ranges_of(first[1]).tolist(), blocks
+            return ranges_of(first)
         sample = _blocks(read_lines(output.calibration, self._reading()))
-        ends = [ranges_of(self._vectors(block)) for block in sample]
-        return ranges_of(np.concatenate(ends)).tolist(), blocks
+        return ranges_of(np.concatenate([ranges_of(self._vectors(block)) for block in sample]))
 
     def say_what_is_new(self, job: Job) -> None:
         """Where the job goes on, and what may change the last bits of its numbers."""

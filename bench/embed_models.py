@@ -21,7 +21,7 @@ SHAPES: dict[str, dict[str, int]] = {
 TOKENS = {"minilm-en": 24_576, "bert-base-zh": 6_144, "small-zh": 24_576}
 """Tokens of one round over a profile; a sixteenth of them with --quick."""
 PROFILES = {"10": (5, 18), "30": (8, 72), "200": (80, 400), "512": (384, 512)}
-"""The shortest and longest wanted length, in tokens. Inside, lengths follow a log-normal distribution with the
+"""Shortest and longest wanted length, in tokens. Inside, lengths follow a log-normal distribution with the
 profile's name as its mean and a deviation of 0.4; at 512, the most that the models read, they lie evenly."""
 LATENCY, QUALITY, CALIBRATION = "latency", "sts-b", "calibration"
 """Single short texts; pairs with a human score; texts for quantisers, which no other profile has."""

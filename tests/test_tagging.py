@@ -12,7 +12,7 @@ from torch import Tensor
 
 from polyseme.checkpoints.loading import load
 from polyseme.cli import main
-from polyseme.errors import DataError
+from polyseme.errors import DataError, SettingsError
 from polyseme.models.batch import IGNORED
 from polyseme.records import from_plain
 from polyseme.tasks.finetuning import finetune
@@ -150,6 +150,21 @@ def test_the_loss_counts_words_and_no_other_token(tagger: str) -> None:
     alone = torch.cat(words).log_softmax(-1)[range(4), [1, 2, 0, 3]]
     assert loss.item() == pytest.approx(-alone.mean().item(), abs=1e-6)
     assert chooser.loss(emissions[2:], labels[2:]).item() == 0
+
+
+def test_weights_of_tags_count_as_in_the_weighted_mean_of_torch() -> None:
+    chooser = CHOOSERS["linear"](INVENTORY.labels, TaggingSettings())
+    emissions, labels = (
+        torch.randn(2, 6, 5),
+        torch.tensor([[IGNORED, 0, 1, 2, 0, 0], [IGNORED, 3, 4, 4, 1, 1]]),
+    )
+    weights = torch.tensor([0.1, 1.0, 2.0, 0.5, 0.0])
+    chooser.weigh(weights)
+    expected = torch.nn.functional.cross_entropy(emissions.flatten(0, 1), labels.flatten(), weights)
+    assert chooser.loss(emissions, labels).item() == pytest.approx(expected.item(), abs=1e-6)
+    assert not chooser.state_dict()
+    with pytest.raises(SettingsError, match="choose --tagger linear"):
+        CHOOSERS["crf"](INVENTORY.labels, TaggingSettings(tagger="crf")).weigh(weights)
 
 
 def test_a_field_chooses_for_texts_of_any_length_what_it_chooses_alone() -> None:

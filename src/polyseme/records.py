@@ -59,6 +59,15 @@ def from_flat(options: Mapping[str, Any], kind: type[R], *, where: str) -> R:
     return from_plain(plain, kind, where=where)
 
 
+def flat_names(kind: type[msgspec.Struct]) -> list[str]:
+    """The keywords of `from_flat`: the fields of a record, and those of the records inside it."""
+    names = list(kind.__struct_fields__)
+    for field in msgspec.structs.fields(kind):
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            names += flat_names(field.type)
+    return names
+
+
 def to_plain(record: msgspec.Struct) -> dict[str, Any]:
     """The record as dictionaries, lists, strings and numbers."""
     plain: dict[str, Any] = msgspec.to_builtins(record)

@@ -17,6 +17,10 @@ TASKS: dict[str, TaskEntry] = {
     "classification": TaskEntry(
         "polyseme.tasks.classification:Classification", "polyseme.tasks.settings:ClassificationSettings"
     ),
+    "intents": TaskEntry("polyseme.tasks.intents:Intents", "polyseme.tasks.intent_settings:IntentSettings"),
+    "fused-intents": TaskEntry(
+        "polyseme.tasks.fused_intents:FusedIntents", "polyseme.tasks.intent_settings:FusedIntentSettings"
+    ),
     "reading-comprehension": TaskEntry(
         "polyseme.tasks.reading_comprehension:ReadingComprehension",
         "polyseme.tasks.answer_settings:ReadingSettings",

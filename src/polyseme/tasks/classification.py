@@ -191,11 +191,17 @@ class Classifier(OnBackbone):
         self._loss = LOSSES[settings.several]
         self._smoothing = settings.label_smoothing
         self._beside = BESIDE[settings.lm_weight > 0](settings.lm_weight)
+        self.weights: Tensor | None
+        self.register_buffer("weights", None, persistent=False)
+
+    def weigh(self, weights: Tensor) -> None:
+        """Let each class count by its weight from now on: `[labels]`."""
+        self.weights = weights
 
     def loss(self, states: States, batch: Batch) -> Loss:
         """The mean loss of the batch's rows, and what is learned beside it."""
         assert batch.labels is not None
-        own = self._loss(self.outputs(states, batch), batch.labels, self._smoothing)
+        own = self._loss(self.outputs(states, batch), batch.labels, self._smoothing, self.weights)
         total, parts = self._beside(own, self.backbone, states, batch)
         return Loss(total, {"classification": own.detach(), **parts}, len(batch.labels))
 
@@ -205,12 +211,12 @@ class Classifier(OnBackbone):
         return logits.float()
 
 
-def _one_label(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+def _one_label(logits: Tensor, labels: Tensor, smoothing: float, weights: Tensor | None) -> Tensor:
+    return F.cross_entropy(logits, labels, weights, label_smoothing=smoothing)
 
 
-def _several_labels(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
-    return F.binary_cross_entropy_with_logits(logits, labels * (1 - smoothing) + smoothing / 2)
+def _several_labels(logits: Tensor, labels: Tensor, smoothing: float, weights: Tensor | None) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, labels * (1 - smoothing) + smoothing / 2, weights)
 
 
 LOSSES = {False: _one_label, True: _several_labels}

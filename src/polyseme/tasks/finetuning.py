@@ -1,7 +1,9 @@
 """Fine-tuning: a task's examples and a model become a model that answers."""
 
+import dataclasses
+import itertools
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,14 +11,16 @@ from typing import Any, NamedTuple
 import msgspec
 
 from polyseme.checkpoints.model import Model
-from polyseme.errors import DataError
 from polyseme.files import write_whole
-from polyseme.records import from_plain
-from polyseme.tasks.preparation import Preparation
-from polyseme.tasks.runs import run
+from polyseme.records import from_flat
+from polyseme.tasks.folds import folds
+from polyseme.tasks.partial import Partial, check_command, partial
+from polyseme.tasks.preparation import Data, Preparation
+from polyseme.tasks.runs import Run, run
 from polyseme.tasks.settings import FinetuneSettings
 from polyseme.tasks.skipping import leaving_out
 from polyseme.tasks.task import divided, make_task
+from polyseme.tasks.ways.memory import Fit, fitting
 
 
 class Score(NamedTuple):
@@ -49,6 +53,8 @@ class Outcome:
     """Real tokens trained on, padding and answering left out."""
     left_out: tuple[str, ...] = ()
     """With `skip_bad`, file, line and rule of every bad example of all files."""
+    out_of_fold: dict[str, Score] = dataclasses.field(default_factory=dict)
+    """With `folds`, the scores of the training examples, each answered by a run that did not see it."""
 
 
 def finetune(
@@ -64,51 +70,132 @@ def finetune(
     """Train `model` for `task` and write the best epoch's model folder to `out` (None: write nothing).
 
     The options are those of `FinetuneSettings` and of the task's own settings. The same seed gives the
-    same weights on the same machine.
+    same weights on the same machine. What was killed goes on when the same call is made again, and ends with
+    the same weights, bit for bit; until it is done it keeps its state in `OUT.partial`.
 
     >>> finetune("classification", train="a.tsv", dev="b.tsv", model="mini", out="mine")  # doctest: +SKIP
     """
     chosen, of_task = divided(options, FinetuneSettings, task)
-    settings = from_plain(chosen, FinetuneSettings, where="finetune")
-    folder = _free(out)
-    shared = Preparation(make_task(task, of_task), model, settings)
-    with leaving_out(settings.skip_bad) as left:
-        data = shared.read(Path(train), Path(dev), Path(test) if test is not None else None)
-    left.say("finetune")
-    runs = [run(shared, seed, data) for seed in settings.seeds]
-    best = max(runs, key=lambda done: done.dev[shared.metric])
-    outcome = Outcome(
-        folder=folder,
-        examples=len(data["train"].examples),
-        dev=_scores([done.dev for done in runs]),
-        test=_scores([done.test for done in runs]),
-        best_seed=best.seed,
-        tokens_per_second=sum(done.tokens for done in runs) / max(sum(done.seconds for done in runs), 1e-9),
-        left_out=tuple(left.errors),
-    )
-    if folder is not None:
-        made = {
-            "seed": best.seed,
-            "train": str(train),
-            "examples": outcome.examples,
-            "dev": {name: score._asdict() for name, score in outcome.dev.items()},
-            "test": {name: score._asdict() for name, score in outcome.test.items()},
-        } | ({"left_out": outcome.left_out} if outcome.left_out else {})
-        shared.save(best.tensors, folder, made)
-        lines = [msgspec.json.encode(line) for done in runs for line in done.epochs]
-        write_whole(folder / "journal.jsonl", b"".join(line + b"\n" for line in lines))
+    settings = from_flat(chosen, FinetuneSettings, where="finetune")
+    with partial(out) as place:
+        shared = Preparation(make_task(task, of_task), model, settings)
+        with leaving_out(settings.skip_bad) as left:
+            data = shared.read(Path(train), Path(dev), Path(test) if test is not None else None)
+        left.say("finetune")
+        if place is not None:
+            check_command(place, shared, data)
+        fit = place.fit(shared, data) if place is not None else fitting(shared, data)
+        if fit is not None:
+            shared = shared.fitted(fit)
+        shared.way.ready(shared, data, place.folder if place is not None else None)
+        runs, best = _run_all(shared, data, place, fit)
+        outcome = Outcome(
+            folder=Path(out) if out is not None else None,
+            examples=len(data["train"].examples),
+            dev=_scores([done.dev for done in runs]),
+            test=_scores([done.test for done in runs]),
+            best_seed=best.seed,
+            tokens_per_second=sum(r.tokens for r in runs) / max(sum(r.seconds for r in runs), 1e-9),
+            left_out=tuple(left.errors),
+            out_of_fold=_out_of_fold(shared, data["train"], runs),
+        )
+        if outcome.folder is not None:
+            _save(shared, data, best, runs, outcome, train=str(train))
     return outcome
+
+
+def _run_all(
+    shared: Preparation, data: dict[str, Data], place: Partial | None, fit: Fit | None
+) -> tuple[list[Run], Run]:
+    """All runs, and the best on dev with its weights; the weights of the others are let go."""
+    runs: list[Run] = []
+    best: Run | None = None
+    for seed in shared.settings.seeds:
+        for label, part in _turns(shared, data, seed):
+            name = label.replace(", ", "-").replace(" ", "-")
+            done = place.read(name) if place is not None else None
+            if done is None:
+                state = place.state(name) if place is not None else None
+                done = run(shared, seed, part, folder=state, fit=fit, label=label)
+                kept = best is None or done.dev[shared.metric] > best.dev[shared.metric]
+                done = done if kept else dataclasses.replace(done, tensors={})
+                if place is not None:
+                    place.write(name, done)
+            if done.tensors:
+                best = done
+            runs.append(done)
+    assert best is not None
+    return runs, best
+
+
+def _turns(shared: Preparation, data: dict[str, Data], seed: int) -> Iterator[tuple[str, dict[str, Data]]]:
+    """What the runs of a seed learn from: all, or all but one fold after the other."""
+    if shared.settings.folds is None:
+        yield f"seed {seed}", data
+        return
+    train = data["train"]
+    for number, left_out in enumerate(_folds(shared, train, seed)):
+        others = sorted(set(range(len(train.examples))) - set(left_out))
+        yield (
+            f"seed {seed}, fold {number + 1}",
+            data | {"train": _chosen(train, others), "fold": _chosen(train, left_out)},
+        )
+
+
+def _folds(shared: Preparation, train: Data, seed: int) -> list[list[int]]:
+    assert shared.settings.folds is not None
+    return folds(
+        [shared.task.stratum(example) for example in train.examples], shared.settings.folds, seed=seed
+    )
+
+
+def _out_of_fold(shared: Preparation, train: Data, runs: list[Run]) -> dict[str, Score]:
+    """The scores of what was said of each example by the run that did not learn from it."""
+    if shared.settings.folds is None:
+        return {}
+    said = [_answers_of(shared, train, runs, seed) for seed in shared.settings.seeds]
+    return _scores([shared.task.score(answers, train.examples) for answers in said])
+
+
+def _answers_of(shared: Preparation, train: Data, runs: list[Run], seed: int) -> list[Any]:
+    """One answer a training example, in their order."""
+    numbers = itertools.chain.from_iterable(_folds(shared, train, seed))
+    outputs = itertools.chain.from_iterable(done.outputs for done in runs if done.seed == seed)
+    in_order = [output for _, output in sorted(zip(numbers, outputs, strict=True), key=lambda pair: pair[0])]
+    return shared.task.decode(in_order, train.examples, shared.inventory)
+
+
+def _chosen(data: Data, numbers: list[int]) -> Data:
+    return Data([data.examples[n] for n in numbers], [data.rows[n] for n in numbers])
+
+
+def _save(
+    shared: Preparation,
+    data: dict[str, Data],
+    best: Run,
+    runs: list[Run],
+    outcome: Outcome,
+    *,
+    train: str,
+) -> None:
+    """The folder of the best run, the journal of all, and what was said of the examples left out."""
+    assert outcome.folder is not None
+    made = {
+        "seed": best.seed,
+        "train": train,
+        "examples": outcome.examples,
+        "dev": {name: score._asdict() for name, score in outcome.dev.items()},
+        "test": {name: score._asdict() for name, score in outcome.test.items()},
+        "out_of_fold": {name: score._asdict() for name, score in outcome.out_of_fold.items()},
+    } | ({"left_out": outcome.left_out} if outcome.left_out else {})
+    shared.save(best.tensors, outcome.folder, made)
+    lines = [msgspec.json.encode(line) for done in runs for line in done.epochs]
+    write_whole(outcome.folder / "journal.jsonl", b"".join(line + b"\n" for line in lines))
+    if outcome.out_of_fold:
+        answers = _answers_of(shared, data["train"], runs, best.seed)
+        said = [msgspec.json.encode(shared.task.write(answer)) for answer in answers]
+        write_whole(outcome.folder / "out_of_fold.jsonl", b"".join(line + b"\n" for line in said))
 
 
 def _scores(of_runs: list[dict[str, float]]) -> dict[str, Score]:
     return {name: Score.of([scores[name] for scores in of_runs]) for name in of_runs[0]}
-
-
-def _free(out: str | Path | None) -> Path | None:
-    """The folder to write, known to be free before an hour is spent."""
-    if out is None:
-        return None
-    folder = Path(out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder} exists and is not empty; name another folder, or remove it first")
-    return folder

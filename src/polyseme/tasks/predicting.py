@@ -3,36 +3,47 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
-from torch import Tensor
 
 from polyseme import progress
 from polyseme.checkpoints.cards import how_made
 from polyseme.checkpoints.hub import resolve
 from polyseme.checkpoints.loading import heads_in, load
-from polyseme.checkpoints.task_tensors import TASK_TENSORS
 from polyseme.devices import pick_device, usable_cores
 from polyseme.errors import CheckpointError, SettingsError
 from polyseme.files import whole_file
+from polyseme.models.transformer.model import Transformer
 from polyseme.records import from_plain
 from polyseme.runtime.backbone import CompiledBackbone
 from polyseme.tasks.rows import count_cut, outputs_of, say_cut
 from polyseme.tasks.settings import PredictSettings
 from polyseme.tasks.skipping import leaving_out, parsed
-from polyseme.tasks.task import InColumns, Row, TaskModule, divided, make_task, task_kind
+from polyseme.tasks.task import InColumns, Row, divided, make_task, task_kind
+from polyseme.tasks.ways.way import way_of
 
 _BLOCK = 2048
 """Texts held at once."""
 
 
-FOREIGN: dict[str, tuple[str, dict[str, Any]]] = {
-    "single": ("classification", {"several": False}),
-    "multi": ("classification", {"several": True}),
-    "regression": ("regression", {}),
-    "token-classification": ("tagging", {}),
+class Foreign(NamedTuple):
+    """What answers with a model that another library saved."""
+
+    task: str
+    settings: dict[str, Any]
+    labels: tuple[str, ...] = ()
+    """Of the inventory, where the folder names no classes."""
+
+
+FOREIGN: dict[str, Foreign] = {
+    "single": Foreign("classification", {"several": False}),
+    "multi": Foreign("classification", {"several": True}),
+    "regression": Foreign("regression", {}),
+    "token-classification": Foreign("tagging", {}),
+    "question-answering": Foreign("reading-comprehension", {}, ("span",)),
+    "multiple-choice": Foreign("multiple-choice", {}),
 }
 """Task and settings of a model that another library saved, by `Card.problem` or else by its head."""
 
@@ -47,12 +58,13 @@ class Answerer:
     def __init__(self, name_or_folder: str | Path, **options: Any) -> None:
         folder = resolve(name_or_folder)
         made = how_made(folder)
+        way = way_of(made)
         head_name = task_kind(made["task"]).head_name if "task" in made else _foreign_head(folder)
-        model = load(folder, heads=[head_name] if head_name else [])
+        model = load(folder, heads=way.stored_heads(head_name))
+        foreign = FOREIGN.get(model.card.problem or head_name, FOREIGN["single"])
+        task, known = foreign.task, foreign.settings
         if "task" in made:
             task, known = made["task"], made.get("task_settings", {})
-        else:
-            task, known = FOREIGN[model.card.problem or head_name]
         given = {name: value for name, value in options.items() if value is not None}
         chosen, of_task = divided(given, PredictSettings, task)
         self.settings = settings = from_plain(chosen, PredictSettings, where="predict")
@@ -61,27 +73,22 @@ class Answerer:
         threads = settings.threads or usable_cores()
         torch.set_num_threads(threads)
         self._device = pick_device(settings.device)
-        self.task = make_task(task, {**known, **of_task})
+        self.task = way.task(make_task(task, {**known, **of_task}), model)
         self._tokenizer = model.tokenizer
         self._inventory = from_plain(
-            {"labels": model.card.labels, **made.get("inventory", {})},
+            {"labels": model.card.labels or foreign.labels, **made.get("inventory", {})},
             self.task.inventory_kind,
             where=str(name_or_folder),
         )
         positions = model.backbone.config.max_position_embeddings
         self._max_length = min(made.get("max_length") or positions, positions)
-        self._module = self.task.build(
-            model.backbone,
-            self._inventory,
-            reading=made.get("reading", {}),
-            head=model.heads.get(head_name),
-        )
-        _fill(self._module, model.task_tensors, published="head." if head_name else "backbone.")
+        self._module = way.restored(self.task, model, self._inventory, made.get("reading", {}))
         self._module.to(self._device)
         # From the final weights, and only to answer; training and its scores on dev keep the plain network.
-        self._module.backbone = CompiledBackbone(  # type: ignore[assignment]
-            self._module.backbone, settings.precision, threads=threads, device=self._device
-        )
+        if isinstance(self._module.backbone, Transformer):
+            self._module.backbone = CompiledBackbone(  # type: ignore[assignment]
+                self._module.backbone, settings.precision, threads=threads, device=self._device
+            )
         self._cut = self._read = 0
 
     def answers(self, examples: Sequence[Any]) -> list[Any]:
@@ -178,20 +185,6 @@ def _foreign_head(folder: Path) -> str:
     """The head of a folder that another library wrote: a classifier of texts, unless it says otherwise."""
     found = heads_in(folder)
     return next((head for head in FOREIGN if head in found), "classification")
-
-
-def _fill(module: TaskModule, tensors: dict[str, Tensor], *, published: str) -> None:
-    """Put a task's own tensors into its network, each into its place, or refuse the folder."""
-    drawn = {
-        name: tensor
-        for name, tensor in module.state_dict().items()
-        if not name.startswith(("backbone.", published))
-    }
-    shapes = [{name: tuple(tensor.shape) for name, tensor in some.items()} for some in (drawn, tensors)]
-    if shapes[0] != shapes[1]:
-        wrong = sorted(set(shapes[0].items()) ^ set(shapes[1].items()))
-        raise CheckpointError(f"{TASK_TENSORS} does not fit its task: {wrong[0][0]}; fetch the folder again")
-    module.load_state_dict({**module.state_dict(), **tensors})
 
 
 def _blocks(examples: Iterable[Any]) -> Iterator[list[Any]]:

@@ -1,28 +1,33 @@
 """What the runs of a fine-tuning share: the task, the model to start from, and the rows of every file."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import torch
 from torch import Tensor
 
-from polyseme.checkpoints.formats import format_of
 from polyseme.checkpoints.loading import load
 from polyseme.checkpoints.model import Card, Model
-from polyseme.checkpoints.saving import save
 from polyseme.devices import environment, pick_device, pick_precision, usable_cores
 from polyseme.errors import CheckpointError, SettingsError
 from polyseme.models.transformer.building import build
 from polyseme.models.transformer.config import TransformerConfig
+from polyseme.models.transformer.model import Transformer
 from polyseme.records import to_plain
-from polyseme.tasks.rows import count_cut, outputs_of, say_cut
+from polyseme.tasks.rows import count_cut, outputs_of, say_cut, side_by_side
 from polyseme.tasks.settings import FinetuneSettings
 from polyseme.tasks.skipping import parsed
 from polyseme.tasks.subsets import subset
-from polyseme.tasks.task import Row, Task, TaskModule, Tuning, lessons
+from polyseme.tasks.task import Outputs, Row, Task, TaskModule, Tuning, lessons
+from polyseme.tasks.ways.class_weights import class_weights, weigh
+from polyseme.tasks.ways.way import make_way
 from polyseme.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from polyseme.tasks.ways.memory import Fit
 
 
 class Data(NamedTuple):
@@ -36,25 +41,27 @@ class Preparation:
     """Everything that the seeds share."""
 
     def __init__(self, task: Task[Any, Any], model: str | Path | Model, settings: FinetuneSettings) -> None:
-        self.task, self.settings = task, settings
-        self.metric = settings.metric or task.metrics[0]
-        if self.metric not in task.metrics:
-            raise SettingsError(f"{task.name} has no score {self.metric!r}; choose {', '.join(task.metrics)}")
-        torch.set_num_threads(settings.threads or usable_cores())
-        self.device = pick_device(settings.device)
-        self.precision = pick_precision(settings.precision, self.device)
+        self.settings, self.way = settings, make_way(settings)
+        machine = settings.machine
+        torch.set_num_threads(machine.threads or usable_cores())
+        self.device = pick_device(machine.device)
+        self.precision = pick_precision(machine.precision, self.device)
         self.source = "memory" if isinstance(model, Model) else str(model)
-        self.base = model if isinstance(model, Model) else load(model)
+        self.base = model if isinstance(model, Model) else load(model, heads=self.way.heads)
         if self.base.tokenizer is None:
             raise CheckpointError(f"{self.source} has no tokenizer, so it cannot read text")
         self.tokenizer: Tokenizer = self.base.tokenizer
-        self.reading = task.reading(self.base.backbone.config, format_of(self.base.card.family))
-        if settings.dropout is not None:
-            self.reading["dropout"] = settings.dropout
-        self.config = _changed(
-            self.base.backbone.config, settings, pooler=self.reading.get("pooling") == "pooler"
-        )
+        self.task = task = self.way.task(task, self.base)
+        self.metric = settings.metric or task.metrics[0]
+        if self.metric not in task.metrics:
+            raise SettingsError(f"{task.name} has no score {self.metric!r}; choose {', '.join(task.metrics)}")
+        self.reading = self.way.reading(task, self.base)
+        pooler = self.reading.get("pooling") == "pooler"
+        self.config = _changed(self.base.backbone.config, settings, pooler=pooler)
         self.max_length = min(settings.max_length or 2**31, self.config.max_position_embeddings)
+        self.fresh_names: frozenset[str] = frozenset()
+        self.weights: Tensor | None = None
+        self.batch_tokens = machine.batch_tokens
 
     def read(self, train: Path, dev: Path, test: Path | None) -> dict[str, Data]:
         """The examples of each file and their rows; labels are known before a subset is taken."""
@@ -62,36 +69,62 @@ class Preparation:
         self.inventory = self.task.fit(examples)
         files = {"train": self._chosen(examples), "dev": list(self.task.read(dev, labelled=True))}
         files["test"] = list(self.task.read(test, labelled=True)) if test is not None else []
-        return {name: self._encoded(of_file, name) for name, of_file in files.items()}
+        data = {name: self._encoded(of_file, name) for name, of_file in files.items()}
+        rows = side_by_side(row for of_example in data["train"].rows for row in of_example)
+        self.weights = class_weights(self.settings.class_weights, self.inventory.labels, rows)
+        return data
 
     def module(self) -> TaskModule:
-        """The network of the task: the model's weights, and a fresh head (with `fresh`, all is fresh)."""
+        """The network of the task, on its device."""
+        module = self.way.module(self)
+        weigh(module, self.weights, task=self.task.name)
+        module.to(self.device)
+        return module
+
+    def backbone(self) -> Transformer:
+        """A copy of the model's network to train; with `fresh`, the same network with fresh weights."""
         backbone = build(self.config)
         if not self.settings.fresh:
             # A pooler that the model lacks stays as it was drawn; a decoder that it has is left out.
             drawn, learned = backbone.state_dict(), self.base.backbone.state_dict()
             backbone.load_state_dict({name: learned.get(name, tensor) for name, tensor in drawn.items()})
-        module = self.task.build(backbone, self.inventory, reading=self.reading)
-        module.to(self.device)
-        return module
+            self.fresh_names = frozenset(f"backbone.{name}" for name in drawn if name not in learned)
+        return backbone
 
-    def scores(self, module: TaskModule, data: Data, *, tune: bool = False) -> dict[str, float]:
-        """The scores of a network's answers; with `tune`, what is chosen on dev is chosen on these first."""
-        outputs = outputs_of(
+    def fitted(self, fit: "Fit") -> "Preparation":
+        """The same for a way that fits into less memory: fewer tokens at once, or only features."""
+        other = copy.copy(self)
+        other.batch_tokens = min(self.batch_tokens, fit.rows * self.max_length)
+        if fit.frozen:
+            other.settings = msgspec.structs.replace(self.settings, way="frozen")
+            other.way = make_way(other.settings)
+            other.task = other.way.task(self.task, self.base)
+            other.reading = other.way.reading(other.task, self.base)
+            other.config = _changed(self.base.backbone.config, other.settings, pooler=False)
+        return other
+
+    def outputs(self, module: TaskModule, data: Data) -> list[Outputs]:
+        """What a network says of each example's rows."""
+        return outputs_of(
             module,
             data.rows,
             padding=self.tokenizer.filling_id,
-            batch_tokens=self.settings.batch_tokens,
+            batch_tokens=self.batch_tokens,
             precision=self.precision,
             device=self.device,
         )
+
+    def scores(self, module: TaskModule, data: Data, *, tune: bool = False) -> dict[str, float]:
+        """The scores of a network's answers; with `tune`, what is chosen on dev is chosen on these first."""
+        outputs = self.outputs(module, data)
         if tune and isinstance(self.task, Tuning):
             outputs = self.task.tune(module, outputs, data.examples, self.inventory)
         return self.task.score(self.task.decode(outputs, data.examples, self.inventory), data.examples)
 
     def save(self, tensors: dict[str, Tensor], folder: Path, made: dict[str, Any]) -> None:
-        """The folder of a run's weights, as transformers would write it; `made` tells of the run."""
-        module = self.module()
+        """The folder of a run's weights; `made` tells of the run."""
+        with torch.random.fork_rng():
+            module = self.module()
         module.load_state_dict(tensors)
         made = {
             "task": self.task.name,
@@ -111,11 +144,7 @@ class Preparation:
             labels=list(self.inventory.labels),
             problem=self.task.problem,
         )
-        head = self.task.head_name
-        published = ("backbone.", "head.") if head else ("backbone.",)
-        own = {name: value for name, value in tensors.items() if not name.startswith(published)}
-        heads = {head: module.head} if head else {}
-        save(Model(module.backbone, card, heads, self.tokenizer, own), folder)
+        self.way.save(self, module, tensors, card, folder)
 
     def _encoded(self, examples: Sequence[Any], name: str) -> Data:
         def rows_of(example: Any) -> tuple[Any, list[Row]]:
@@ -129,9 +158,8 @@ class Preparation:
         return data
 
     def _chosen(self, examples: list[Any]) -> list[Any]:
-        settings = self.settings
-        strata = [self.task.stratum(example) for example in examples]
-        return subset(examples, strata, share=settings.share, limit=settings.limit, seed=settings.subset_seed)
+        part, strata = self.settings.subset, [self.task.stratum(example) for example in examples]
+        return subset(examples, strata, share=part.share, limit=part.limit, seed=part.subset_seed)
 
 
 def _changed(config: TransformerConfig, settings: FinetuneSettings, *, pooler: bool) -> TransformerConfig:

@@ -1,25 +1,29 @@
-"""One run of a fine-tuning: epoch after epoch, of which the best on dev is kept."""
+"""One run of a fine-tuning: phase after phase, epoch after epoch, of which the best on dev is kept."""
 
 import math
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from polyseme import progress
-from polyseme.errors import SettingsError
 from polyseme.models.batch import Batch
 from polyseme.seeding import derived, generator
 from polyseme.tasks.preparation import Data, Preparation
 from polyseme.tasks.rows import collate, shuffled_batches
-from polyseme.tasks.settings import FinetuneSettings
-from polyseme.tasks.task import Row, TaskModule
+from polyseme.tasks.run_state import Standing, read_run, write_run
+from polyseme.tasks.task import Outputs, TaskModule
+from polyseme.tasks.ways.adversarial import Adversarial
+from polyseme.tasks.ways.memory import Fit
+from polyseme.tasks.ways.phases import Phase, optimizers, set_mode
+from polyseme.tasks.ways.smaller import Split, compute_twice, parts_of, whole
 from polyseme.training import loop
-from polyseme.training.adamw import AdamW
-from polyseme.training.optimizers import Optimizers, decays
+from polyseme.training.optimizers import Optimizers
 from polyseme.training.schedules import Schedule
 
 
@@ -36,90 +40,156 @@ class Run:
     """One line a epoch, for the journal."""
     tokens: int
     seconds: float
+    outputs: list[Outputs]
+    """What the best epoch says of the examples of its fold; empty without folds."""
 
 
-def run(shared: Preparation, seed: int, data: dict[str, Data]) -> Run:
-    """Train once; torch's generator is as before afterwards."""
+def run(
+    shared: Preparation,
+    seed: int,
+    data: dict[str, Data],
+    *,
+    folder: Path | None = None,
+    fit: Fit | None = None,
+    label: str = "",
+) -> Run:
+    """Train once, from the newest state in `folder` on; torch's generator is as before afterwards."""
     with torch.random.fork_rng():
         torch.manual_seed(derived(seed, "finetune"))
-        return _run(shared, seed, data, shared.module())
+        module = shared.module()
+        if fit is not None and fit.twice:
+            compute_twice(module.backbone)
+        running = _Running(shared, seed, data, module, folder)
+        running.label = label or f"seed {seed}"
+        if fit is not None:
+            beside = max(len(row.beside) for row in running.rows) + 1
+            running.split = parts_of(fit.rows * beside, together=beside, weights=shared.weights)
+        return running.run()
 
 
-def _run(shared: Preparation, seed: int, data: dict[str, Data], module: TaskModule) -> Run:
-    settings, metric = shared.settings, shared.metric
-    rows = [row for of_example in data["train"].rows for row in of_example]
-    per_epoch = math.ceil(len(rows) / settings.batch_size)
-    schedule = Schedule(settings.schedule, per_epoch * settings.epochs, settings.warmup)
-    best: dict[str, Any] = {"score": -math.inf, "epoch": 0}
-    epochs: list[dict[str, Any]] = []
-    spent = {"tokens": 0, "seconds": 0.0}
+class _Running:
+    """A run on its way."""
 
-    def after(step: loop.Step) -> bool:
-        work.advance(1, loss=round(step.loss, 4))
-        spent["tokens"] += step.tokens
-        spent["seconds"] += step.seconds
-        if step.number % per_epoch:
-            return False
-        epoch = step.number // per_epoch
-        scores = shared.scores(module, data["dev"], tune=True)
-        work.advance(0, **{f"dev {metric}": round(scores[metric], 4)})
-        epochs.append({"seed": seed, "epoch": epoch, "step": step.number, "loss": step.loss, "dev": scores})
-        if scores[metric] > best["score"]:
-            tensors = {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
-            best.update(score=scores[metric], epoch=epoch, dev=scores, tensors=tensors)
-        module.train()
-        return settings.patience is not None and epoch - best["epoch"] >= settings.patience
+    def __init__(
+        self,
+        shared: Preparation,
+        seed: int,
+        data: dict[str, Data],
+        module: TaskModule,
+        folder: Path | None,
+    ) -> None:
+        self.shared, self.seed, self.data, self.module, self.folder = shared, seed, data, module, folder
+        self.settings = shared.settings
+        self.rows = [row for of_example in data["train"].rows for row in of_example]
+        self.lengths = np.array([len(row.input_ids) for row in self.rows], dtype=np.int64)
+        self.per_epoch = math.ceil(len(self.rows) / self.settings.batch_size)
+        self.split: Split = whole
+        self.label = ""
+        self.standing = Standing()
+        self.best: dict[str, Tensor] = {}
+        self.saved = time.perf_counter()
 
-    module.train()
-    with progress.bar(f"finetune, seed {seed}", total=schedule.total_steps, unit="steps") as work:
-        loop.train(
-            module,
-            _batches(shared, rows, seed),
-            _optimizers(module, settings),
-            factor=schedule,
-            after=after,
-            clip=settings.clip,
-            precision=shared.precision,
-            device=shared.device,
+    def run(self) -> Run:
+        """All phases, then the scores of the best epoch."""
+        phases = self.shared.way.phases(self.shared, self.module)
+        found = read_run(self.folder)
+        if found is not None:
+            self.standing, self.best = found.standing, found.best
+            progress.say(f"{self.label}: going on from step {self.standing.done}")
+        total = sum(phase.epochs for phase in phases) * self.per_epoch
+        with progress.bar(f"finetune, {self.label}", total=total, unit="steps") as work:
+            self.bar = work
+            work.advance(self.standing.done)
+            for number in range(self.standing.phase, len(phases)):
+                stepping = optimizers(self.module, phases[number], self.settings)
+                if found is not None:
+                    found.fill(cast(nn.Module, self.module), stepping)
+                    found = None
+                self._train(phases[number], stepping)
+                self.standing.leave_phase()
+        self.module.load_state_dict(self.best)
+        standing, test = self.standing, self.data["test"]
+        fold = self.data.get("fold")
+        return Run(
+            seed=self.seed,
+            tensors=self.best,
+            dev=standing.dev,
+            test=self.shared.scores(self.module, test) if test.examples else {},
+            epochs=standing.lines,
+            tokens=standing.tokens,
+            seconds=standing.seconds,
+            outputs=self.shared.outputs(self.module, fold) if fold is not None else [],
         )
-    module.load_state_dict(best["tensors"])
-    test = shared.scores(module, data["test"]) if data["test"].examples else {}
-    return Run(seed, best["tensors"], best["dev"], test, epochs, int(spent["tokens"]), spent["seconds"])
 
+    def _train(self, phase: Phase, stepping: Optimizers) -> None:
+        schedule = Schedule(
+            self.settings.rates.schedule, self.per_epoch * phase.epochs, self.settings.rates.warmup
+        )
 
-def _batches(shared: Preparation, rows: Sequence[Row], seed: int) -> Iterator[Batch]:
-    lengths = np.array([len(row.input_ids) for row in rows], dtype=np.int64)
-    for epoch in range(shared.settings.epochs):
-        rng = generator(seed, "batches", epoch)
-        for numbers in shuffled_batches(lengths, batch_size=shared.settings.batch_size, rng=rng):
-            chosen = [rows[n] for n in numbers]
-            yield collate(chosen, padding=shared.tokenizer.filling_id, config=shared.config)
+        def after(step: loop.Step) -> bool:
+            self._count(step)
+            if step.number % self.per_epoch == 0:
+                self._evaluate(step, phase)
+            if self._save_is_due() and self.folder is not None:
+                module = cast(nn.Module, self.module)
+                write_run(self.folder, module, stepping, self.standing, self.best)
+                self.saved = time.perf_counter()
+            return self.standing.over
 
-
-def _optimizers(module: TaskModule, settings: FinetuneSettings) -> Optimizers:
-    """AdamW with rates of their own for embeddings, layers and head; what has the rate 0 is frozen."""
-    rates = {
-        "backbone.embeddings.": settings.embedding_learning_rate,
-        "head.": settings.head_learning_rate,
-    }
-    groups: dict[tuple[float, bool], list[Tensor]] = {}
-    for name, parameter in module.named_parameters():
-        rate = next((rate for part, rate in rates.items() if name.startswith(part)), None)
-        rate = settings.learning_rate if rate is None else rate
-        parameter.requires_grad_(rate > 0)
-        if rate > 0:
-            groups.setdefault((rate, decays(parameter)), []).append(parameter)
-    if not groups:
-        raise SettingsError("all learning rates are 0, so nothing would be trained; raise one")
-    return Optimizers(
-        [
-            AdamW(
-                [
-                    {"params": members, "lr": rate, "weight_decay": settings.weight_decay if decayed else 0.0}
-                    for (rate, decayed), members in groups.items()
-                ],
-                lr=settings.learning_rate,
-                fused=True,
+        set_mode(self.module)
+        strength = self.settings.adversarial
+        if not self.standing.over:
+            loop.train(
+                Adversarial(self.module, strength) if strength else self.module,
+                self._batches(phase.epochs),
+                stepping,
+                factor=schedule,
+                after=after,
+                first=self.standing.step,
+                clip=self.settings.clip,
+                precision=self.shared.precision,
+                device=self.shared.device,
+                split=self.split,
             )
-        ]
-    )
+        if phase.restores:
+            self.module.load_state_dict(self.best)
+
+    def _count(self, step: loop.Step) -> None:
+        self.bar.advance(1, loss=round(step.loss, 4))
+        self.standing.step = step.number
+        self.standing.done += 1
+        self.standing.tokens += step.tokens
+        self.standing.seconds += step.seconds
+
+    def _evaluate(self, step: loop.Step, phase: Phase) -> None:
+        """The scores of an epoch; the best one's weights are kept."""
+        standing, metric = self.standing, self.shared.metric
+        standing.epoch += 1
+        scores = self.shared.scores(self.module, self.data["dev"], tune=True)
+        self.bar.advance(0, **{f"dev {metric}": round(scores[metric], 4)})
+        line = {"seed": self.seed, "phase": phase.name, "epoch": standing.epoch, "step": standing.done}
+        standing.lines.append({**line, "loss": step.loss, "dev": scores})
+        if not standing.dev or scores[metric] > standing.dev[metric]:
+            standing.dev, standing.best_epoch = scores, standing.epoch
+            tensors = self.module.state_dict()
+            self.best = {name: value.detach().cpu().clone() for name, value in tensors.items()}
+        since = standing.epoch - max(standing.best_epoch, standing.first_epoch)
+        standing.over = phase.patience is not None and since >= phase.patience
+        set_mode(self.module)
+
+    def _save_is_due(self) -> bool:
+        saving = self.settings.saving
+        if saving.save_steps is not None:
+            return self.standing.done % saving.save_steps == 0
+        return time.perf_counter() - self.saved > 60 * saving.save_every
+
+    def _batches(self, epochs: int) -> Iterator[Batch]:
+        """From the step that was reached to the end of the phase."""
+        first, passed = divmod(self.standing.step, self.per_epoch)
+        start = self.standing.first_epoch
+        for epoch in range(start + first, start + epochs):
+            rng = generator(self.seed, "batches", epoch)
+            batches = shuffled_batches(self.lengths, batch_size=self.settings.batch_size, rng=rng)
+            for numbers in batches[passed if epoch == start + first else 0 :]:
+                chosen = [self.rows[n] for n in numbers]
+                yield collate(chosen, padding=self.shared.tokenizer.filling_id, config=self.shared.config)

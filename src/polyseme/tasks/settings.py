@@ -2,8 +2,18 @@
 
 from typing import Literal
 
-from polyseme.devices import InferencePrecision, Precision
+from polyseme.devices import InferencePrecision
 from polyseme.records import Record
+from polyseme.tasks.ways.settings import (
+    FeatureSettings,
+    MachineSettings,
+    RateSettings,
+    SavingSettings,
+    StageSettings,
+    SubsetSettings,
+)
+
+Way = Literal["full", "frozen", "head-first", "gradual"]
 
 
 class ColumnSettings(Record, frozen=True, kw_only=True):
@@ -68,12 +78,11 @@ class RegressionSettings(WholeTextSettings, frozen=True, kw_only=True):
 class FinetuneSettings(Record, frozen=True):
     """How a model is fine-tuned."""
 
+    way: Way = "full"
+    """What learns when: all at once (full); what reads the features of a frozen network; the new head
+    first, then all; the layers one after the other, from above (gradual)."""
     learning_rate: float = 1e-4
     """Of the layers, at its highest."""
-    embedding_learning_rate: float | None = None
-    """Of the embeddings; None: as the layers."""
-    head_learning_rate: float | None = None
-    """Of the new head; None: as the layers."""
     epochs: int = 4
     """Times that every training text is seen; the best epoch on dev is kept."""
     batch_size: int = 32
@@ -82,10 +91,6 @@ class FinetuneSettings(Record, frozen=True):
     """One run each; the scores are their mean and deviation, and the best on dev is saved."""
     max_length: int | None = None
     """Tokens read of a text, special ones included; None: as many as the model has positions."""
-    warmup: float = 0.1
-    """Steps of warm-up: below 1 a share of all steps, else their number."""
-    schedule: Literal["linear", "cosine", "constant", "warmup-times-linear"] = "linear"
-    """How the learning rates go after the warm-up."""
     weight_decay: float = 0.01
     """Decoupled; biases and norms are left out."""
     clip: float | None = 1.0
@@ -96,48 +101,43 @@ class FinetuneSettings(Record, frozen=True):
     """Stop after so many epochs without a better score on dev."""
     metric: str | None = None
     """The score that chooses the best epoch; None: the task's first."""
-    share: float | None = None
-    """Use only this share of the training texts, each label alike."""
-    limit: int | None = None
-    """Use only so many training texts, each label alike."""
-    subset_seed: int = 0
-    """Chooses the texts of `share` and `limit`, apart from `seeds`, so that all runs see the same ones."""
     fresh: bool = False
     """Start the same network from random weights: what a comparison must beat."""
-    precision: Precision = "auto"
-    """Numbers of the matrix products; auto takes bf16 where the hardware has it."""
-    device: str = "auto"
-    """Where to compute: cpu, cuda …; auto takes a GPU where there is one."""
-    threads: int | None = None
-    """Threads of the processor; None: as many as this process may use."""
-    batch_tokens: int = 8192
-    """Tokens computed at once when answering, padding included."""
+    class_weights: tuple[str, ...] = ()
+    """What each label counts in the loss: balanced, or LABEL=WEIGHT for some of them."""
+    adversarial: float = 0.0
+    """Count the loss also where the tokens' vectors are moved against it, by so much a text (FGM: 1)."""
+    folds: int | None = None
+    """Train so many times for a seed, each time without another part of the training texts, and score what
+    is said of these parts."""
     skip_bad: bool = False
     """Leave out examples that do not fit, count and list them, instead of stopping at the first."""
+    rates: RateSettings = RateSettings()
+    stages: StageSettings = StageSettings()
+    features: FeatureSettings = FeatureSettings()
+    subset: SubsetSettings = SubsetSettings()
+    machine: MachineSettings = MachineSettings()
+    saving: SavingSettings = SavingSettings()
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "embedding_learning_rate", "head_learning_rate"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ValueError(f"{name} must not be negative, got {value}")
-        for name in ("epochs", "batch_size", "patience", "limit", "threads", "batch_tokens"):
+        if self.learning_rate < 0:
+            raise ValueError(f"learning_rate must not be negative, got {self.learning_rate}")
+        for name in ("epochs", "batch_size", "patience"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds must be one or several different numbers, got {list(self.seeds)}")
-        if self.share is not None and not 0 < self.share <= 1:
-            raise ValueError(f"share must lie above 0 and up to 1, got {self.share}")
-        if self.share is not None and self.limit is not None:
-            raise ValueError("share and limit exclude each other; give one")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
         if self.max_length is not None and self.max_length < 4:
             raise ValueError(f"max_length must be at least 4, got {self.max_length}")
-        if self.warmup < 0 or self.weight_decay < 0:
-            raise ValueError(
-                f"warmup and weight_decay must not be negative, got {self.warmup}, {self.weight_decay}"
-            )
+        if self.folds is not None and self.folds < 2:
+            raise ValueError(f"folds must be at least 2, got {self.folds}")
+        if self.adversarial < 0:
+            raise ValueError(f"adversarial must not be negative, got {self.adversarial}")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
 
 
 class PredictSettings(Record, frozen=True):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyseme.errors import SettingsError
-from polyseme.records import Record, from_plain, nearest
+from polyseme.records import Record, flat_names, from_plain, nearest
 from polyseme.tasks import TASKS, TaskEntry
 from polyseme.tasks.skipping import parsed
 
@@ -232,8 +232,8 @@ def make_task(name: str, options: Mapping[str, Any]) -> Task[Any, Any]:
 def divided(
     options: Mapping[str, Any], kind: type[Record], task: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options that are fields of `kind`, and those that are settings of the task."""
-    own, of_task = kind.__struct_fields__, settings_kind(task).__struct_fields__
+    """The options that are fields of `kind`, or of the records in it, and those that are the task's."""
+    own, of_task = flat_names(kind), settings_kind(task).__struct_fields__
     for name in options:
         if name not in own and name not in of_task:
             raise SettingsError(f"{name} is not a setting here{nearest(name, [*own, *of_task])}")

@@ -1,7 +1,8 @@
 """The training loop: a module that turns a batch into a loss, and nothing else is known of it."""
 
+import itertools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -50,24 +51,26 @@ def train(
     clip: float | None = 1.0,
     precision: Literal["fp32", "bf16"] = "fp32",
     device: torch.device | str = "cpu",
+    split: Callable[[Batch], Sequence[tuple[Batch, float]]] = lambda batch: ((batch, 1.0),),
 ) -> None:
     """Step after step until `after(step)` says True or the batches end.
 
     `factor(done)` scales the learning rates once `done` steps are done; `first` steps were done before.
-    Gradients of `accumulation` batches are averaged. A step whose loss or gradient is not finite is left
+    Gradients of `accumulation` batches are averaged; `split` cuts a batch into parts that are computed one
+    after the other, whose losses count by their shares. A step whose loss or gradient is not finite is left
     out; `MOST_BAD_STEPS` of them in a row raise `LossError`.
     """
     number, bad, stream = first, 0, iter(batches)
     while group := list(islice(stream, accumulation)):
         begin = time.perf_counter()
-        losses = []
-        for batch in group:
+        losses: list[tuple[Loss, float]] = []
+        for batch, share in itertools.chain.from_iterable(map(split, group)):
             with autocast(precision, device):
                 loss = compute(batch.to(device))
-            torch.autograd.backward(loss.total / len(group))
-            losses.append(loss)
+            torch.autograd.backward(loss.total * share / len(group))
+            losses.append((loss, share))
         norm = gradient_norm(optimizers.parameters, clip)
-        value = sum(float(loss.total.detach()) for loss in losses) / len(group)
+        value = sum(float(loss.total.detach()) * share for loss, share in losses) / len(group)
         good = bool(torch.isfinite(torch.tensor(value + norm)))
         if good:
             optimizers.step(factor=factor(number))
@@ -81,7 +84,7 @@ def train(
         step = Step(
             number=number,
             loss=value,
-            parts=_mean_parts(losses),
+            parts=_mean_parts(losses, len(group)),
             tokens=sum(count_tokens(batch) for batch in group),
             seconds=time.perf_counter() - begin,
             gradient_norm=norm,
@@ -146,5 +149,6 @@ def mean_loss(
     return {name: value / max(1, total) for name, value in sums.items()}
 
 
-def _mean_parts(losses: list[Loss]) -> dict[str, float]:
-    return {name: sum(float(loss.parts[name]) for loss in losses) / len(losses) for name in losses[0].parts}
+def _mean_parts(losses: list[tuple[Loss, float]], batches: int) -> dict[str, float]:
+    names = losses[0][0].parts
+    return {name: sum(float(loss.parts[name]) * share for loss, share in losses) / batches for name in names}

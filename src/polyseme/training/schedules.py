@@ -44,6 +44,19 @@ def warmup_times_linear(step: int, *, warmup_steps: int, total_steps: int, coold
     )
 
 
+def slanted_triangular(step: int, *, warmup_steps: int, total_steps: int, cooldown: float) -> float:
+    """Up from 1/32 to 1 over the warm-up, and back to 1/32 at the end, in straight lines.
+
+    Howard and Ruder 2018, "Universal Language Model Fine-tuning for Text Classification", equation 3, with
+    their ratio of 32; `warmup_steps` is its cut, which they set at a tenth of all steps.
+    """
+    if step < warmup_steps:
+        share = step / warmup_steps
+    else:
+        share = 1 - (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return (1 + max(0.0, share) * (_SLANT - 1)) / _SLANT
+
+
 def noam(step: int, *, warmup_steps: int, total_steps: int, cooldown: float) -> float:
     """A straight warm-up to 1, from where the factor falls with the root of the steps.
 
@@ -70,12 +83,16 @@ def constant(step: int, *, warmup_steps: int, total_steps: int, cooldown: float)
     return min(1.0, step / warmup_steps) if warmup_steps else 1.0
 
 
+_SLANT = 32
+"""How much higher a slanted triangle is at its highest than at its ends."""
+
 SCHEDULES: dict[str, Callable[..., float]] = {
     "constant": constant,
     "cosine": cosine,
     "inverse-root": inverse_root,
     "linear": linear,
     "noam": noam,
+    "slanted-triangular": slanted_triangular,
     "warmup-stable-decay": warmup_stable_decay,
     "warmup-times-linear": warmup_times_linear,
 }

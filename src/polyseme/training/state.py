@@ -6,6 +6,7 @@ whatever stops the program, a complete state is there.
 """
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +50,24 @@ class Progress(Record, frozen=True, kw_only=True):
         return Position(self.epoch, self.batch)
 
 
-def save_state(folder: Path, module: nn.Module, optimizers: Optimizers, progress: Progress) -> None:
-    """Write `folder/step-…`, then remove the states before it."""
+def save_state(
+    folder: Path,
+    module: nn.Module,
+    optimizers: Optimizers,
+    progress: Progress,
+    *,
+    more: Mapping[str, bytes] | None = None,
+) -> None:
+    """Write `folder/step-…`, with `more` files of the caller's, then remove the states before it."""
     target = folder / f"step-{progress.step:08}"
     if target.exists() and _complete(target):
         return  # the same step of the same run: the same bytes
     with whole_folder(target, replace=True) as building:
         write_whole(building / _WEIGHTS, bytes_of(_own_tensors(module)))
         write_whole(building / _OPTIMIZERS, bytes_of(_optimizer_tensors(optimizers)))
-        hashes = {name: sha256(building / name) for name in (_WEIGHTS, _OPTIMIZERS)}
+        for name, content in (more or {}).items():
+            write_whole(building / name, content)
+        hashes = {name: sha256(building / name) for name in (_WEIGHTS, _OPTIMIZERS, *(more or {}))}
         write_whole(building / _STATE, to_json(msgspec.structs.replace(progress, files=hashes)))
     for old in folder.glob("step-*"):
         if old != target:

@@ -1,0 +1,159 @@
+"""What a fine-tuning keeps in `OUT.partial` until it is done, for the same command to go on."""
+
+import contextlib
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from safetensors.torch import load as tensors_from
+from safetensors.torch import save as bytes_of
+from torch import Tensor
+
+from polyseme.checkpoints.fingerprints import fingerprint
+from polyseme.errors import DataError, SettingsError
+from polyseme.files import held, write_whole
+from polyseme.records import flat, read_json, to_json, to_plain
+from polyseme.tasks.preparation import Data, Preparation
+from polyseme.tasks.runs import Run
+from polyseme.tasks.task import ByToken, Outputs
+from polyseme.tasks.ways.memory import Fit, fitting
+
+_NO_MATTER = ("machine.device", "machine.threads", "machine.batch_tokens", "machine.precision")
+"""Settings that the state of a run remembers where they matter, or that change no weights."""
+_COMMAND, _FIT = "command.json", "fit.json"
+
+
+class Partial:
+    """The folder of an unfinished fine-tuning."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def state(self, name: str) -> Path:
+        """Where the run `name` keeps its state."""
+        return self.folder / f"{name}-state"
+
+    def fit(self, shared: Preparation, data: dict[str, Data]) -> Fit | None:
+        """How the fine-tuning fits into its memory, measured by the first of its calls only."""
+        path = self.folder / _FIT
+        if path.exists():
+            return read_json(path, Fit)
+        fit = fitting(shared, data)
+        if fit is not None:
+            write_whole(path, to_json(fit))
+        return fit
+
+    def read(self, name: str) -> Run | None:
+        """A run that was finished before; without weights if a run before it is better."""
+        path = self.folder / f"{name}.json"
+        if not path.exists():
+            return None
+        plain, best = msgspec.json.decode(path.read_bytes()), self.folder / f"{name}.safetensors"
+        outputs = self.folder / f"{name}-outputs.safetensors"
+        return Run(
+            **plain,
+            tensors=tensors_from(best.read_bytes()) if best.exists() else {},
+            outputs=_outputs(outputs.read_bytes()) if outputs.exists() else [],
+        )
+
+    def write(self, name: str, run: Run) -> None:
+        """Keep a finished run; its state is no longer needed."""
+        if run.outputs:
+            write_whole(self.folder / f"{name}-outputs.safetensors", bytes_of(_tensors(run.outputs)))
+        if run.tensors:
+            write_whole(self.folder / f"{name}.safetensors", bytes_of(run.tensors))
+        plain = {
+            field: getattr(run, field)
+            for field in run.__dataclass_fields__
+            if field not in ("tensors", "outputs")
+        }
+        write_whole(self.folder / f"{name}.json", msgspec.json.encode(plain))
+        shutil.rmtree(self.state(name), ignore_errors=True)
+
+
+@contextlib.contextmanager
+def partial(out: str | Path | None) -> Iterator[Partial | None]:
+    """The folder beside `out` while the block runs; it goes when the block ends well, or holds nothing yet.
+
+    None without `out`. Raises `DataError` where `out` is taken already, or another process writes it.
+    """
+    if out is None:
+        yield None
+        return
+    folder = Path(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder} exists and is not empty; name another folder, or remove it first")
+    beside = folder.with_name(f"{folder.name}.partial")
+    with held(beside, purpose="fine-tuning"):
+        try:
+            yield Partial(beside)
+        except BaseException:
+            if {path.name for path in beside.iterdir()} <= {_COMMAND, _FIT, ".lock"}:
+                shutil.rmtree(beside)
+            raise
+        shutil.rmtree(beside)
+
+
+def check_command(place: Partial, shared: Preparation, data: Mapping[str, Data]) -> None:
+    """Write down what is done here; refuse to go on with something else in the same folder."""
+    settings = {
+        name: value
+        for name, value in flat(shared.settings).items()
+        if not name.startswith("saving.") and name not in _NO_MATTER
+    }
+    now = {
+        "task": shared.task.name,
+        **settings,
+        **to_plain(shared.task.settings),
+        "precision": shared.precision,
+        "model": fingerprint(shared.base.backbone, shared.base.heads),
+        **{f"{name} examples": _fingerprint(part) for name, part in data.items()},
+    }
+    path = place.folder / _COMMAND
+    if not path.exists():
+        write_whole(path, to_json(now))
+        return
+    then = msgspec.json.decode(path.read_bytes())
+    for key, value in msgspec.json.decode(msgspec.json.encode(now)).items():
+        if then.get(key) != value:
+            shown = (
+                "" if key == "model" or key.endswith(" examples") else f" ({then.get(key)} then, {value} now)"
+            )
+            raise SettingsError(
+                f"{place.folder} was started with another {key}{shown}; repeat the first command to go on, "
+                "or remove that folder"
+            )
+
+
+def _fingerprint(data: Data) -> str:
+    """SHA-256 over the rows of all examples."""
+    digest = hashlib.sha256()
+    for rows in data.rows:
+        for row in rows:
+            for array in (row.input_ids, row.token_type_ids, row.label):
+                digest.update(b"." if array is None else np.ascontiguousarray(array).tobytes())
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def _tensors(outputs: list[Outputs]) -> dict[str, Tensor]:
+    """Every array by the number of its example, and by its field where an example has several."""
+    named: dict[str, Any] = {}
+    for number, output in enumerate(outputs):
+        fields = output._asdict() if isinstance(output, ByToken) else {"": output}
+        named |= {f"{number}.{field}": array for field, array in fields.items() if array is not None}
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in named.items()}
+
+
+def _outputs(content: bytes) -> list[Outputs]:
+    """The opposite of `_tensors`."""
+    found: dict[int, dict[str, Any]] = {}
+    for name, tensor in tensors_from(content).items():
+        number, _, field = name.partition(".")
+        found.setdefault(int(number), {})[field] = tensor.numpy()
+    return [fields[""] if "" in fields else ByToken(**fields) for _, fields in sorted(found.items())]

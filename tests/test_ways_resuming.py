@@ -1,0 +1,74 @@
+"""A fine-tuning that is killed goes on with the same command, and ends with the same bits."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_models import small_model
+from test_finetuning import reviews
+
+from polyseme.errors import DataError, SettingsError
+from polyseme.tasks.finetuning import finetune
+from polyseme.training.journal import read_journal
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("resuming")
+    reviews(target / "train.tsv", 48, seed=0)
+    reviews(target / "dev.tsv", 20, seed=1)
+    small_model(target, "bert", num_layers=2, dropout=0.2, attention_dropout=0.1)
+    return target
+
+
+def words(folder: Path, out: Path) -> dict[str, Any]:
+    """A head of its own for one epoch and all for two, 18 steps for each of two seeds."""
+    places = {"train": folder / "train.tsv", "dev": folder / "dev.tsv", "model": folder / "bert", "out": out}
+    stages = {"way": "head-first", "head_epochs": 1, "epochs": 2, "batch_size": 8, "seeds": (1, 2)}
+    return {**places, **stages, "precision": "fp32", "threads": 1, "save_steps": 2}
+
+
+def killed_at(step: int, options: dict[str, Any], states: Path) -> None:
+    """Fine-tune in another process, and kill it without any warning once a state of that step stands."""
+    process = multiprocessing.get_context("fork").Process(
+        target=finetune, args=("classification",), kwargs=options
+    )
+    process.start()
+    end = time.monotonic() + 60
+    while not list(states.glob(f"step-*{step:04}")) and process.is_alive():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def test_a_killed_fine_tuning_ends_with_the_same_bits(folder: Path, tmp_path: Path) -> None:
+    """Killed in the first phase, in the second, and in the second seed's run."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    finetune("classification", **words(folder, whole))
+    for seed, step in ((1, 4), (1, 10), (2, 14)):
+        killed_at(step, words(folder, broken), tmp_path / "broken.partial" / f"seed-{seed}-state")
+        assert not broken.exists()
+    finetune("classification", **words(folder, broken))
+    first, second = ((f / "model.safetensors").read_bytes() for f in (whole, broken))
+    assert first == second
+    assert read_journal(whole / "journal.jsonl") == read_journal(broken / "journal.jsonl")
+    assert not (tmp_path / "broken.partial").exists()
+
+
+def test_another_command_does_not_go_on_in_the_same_folder(folder: Path, tmp_path: Path) -> None:
+    options = words(folder, tmp_path / "out")
+    killed_at(4, options, tmp_path / "out.partial" / "seed-1-state")
+    with pytest.raises(SettingsError, match=r"another way \(head-first then, full now\); repeat the first"):
+        finetune("classification", **options | {"way": "full"})
+    shutil.rmtree(tmp_path / "out.partial")
+    with pytest.raises(DataError):
+        finetune("classification", **options | {"dev": tmp_path / "none.tsv"})
+    assert not (tmp_path / "out.partial").exists()

@@ -153,15 +153,14 @@ class FusedIntents:
 class Beside(nn.Module):
     """[H; C] pooled and read by one linear layer: the classifier's own scores, and those of C's half."""
 
-    def __init__(self, config: TransformerConfig, num_labels: int) -> None:
+    def __init__(self, backbone: Transformer, num_labels: int) -> None:
         super().__init__()
+        config = backbone.config
         self.dropout = nn.Dropout(config.dropout)
         self.dense = nn.Linear(config.hidden_size, num_labels, bias=False)
         initialise(self, config)
 
-    def forward(
-        self, head: nn.Module, backbone: Transformer, states: States, found: Tensor, mask: Tensor | None
-    ) -> Tensor:
+    def forward(self, head: nn.Module, states: States, found: Tensor, mask: Tensor | None) -> Tensor:
         pooling = str(head.pooling)
         pooled = pool(found, mask, "first" if pooling == "pooler" else pooling)  # [batch, hidden_size]
         scores: Tensor = head(states, mask) + self.dense(self.dropout(pooled))
@@ -171,15 +170,16 @@ class Beside(nn.Module):
 class Added(nn.Module):
     """LN(H + C), which the classifier reads in H's place."""
 
-    def __init__(self, config: TransformerConfig, num_labels: int) -> None:
+    def __init__(self, backbone: Transformer, num_labels: int) -> None:
         super().__init__()
-        self.norm = norm(config)
+        self.norm = norm(backbone.config)
+        # The backbone's own, which is saved and trained there.
+        self._pooler = (getattr(backbone, "pooler", None),)
 
-    def forward(
-        self, head: nn.Module, backbone: Transformer, states: States, found: Tensor, mask: Tensor | None
-    ) -> Tensor:
+    def forward(self, head: nn.Module, states: States, found: Tensor, mask: Tensor | None) -> Tensor:
         last = self.norm(states.last + found)
-        pooled = backbone.pooler(last) if states.pooled is not None else None
+        (pooler,) = self._pooler
+        pooled = None if pooler is None else pooler(last)
         scores: Tensor = head(States(last, pooled=pooled), mask)
         return scores
 
@@ -206,7 +206,7 @@ class FusedClassifier(OnBackbone):
             attention_size=settings.attention_size,
             dropout=settings.label_dropout,
         )
-        self.fusion = FUSIONS[settings.fusion](backbone.config, len(inventory.labels))
+        self.fusion = FUSIONS[settings.fusion](backbone, len(inventory.labels))
         self._loss = LOSSES[settings.several]
 
     def loss(self, states: States, batch: Batch) -> Loss:
@@ -219,7 +219,7 @@ class FusedClassifier(OnBackbone):
         """`[batch, intents]`"""
         assert batch.token_hints is not None
         found = self.attention(states.last, batch.token_hints, batch.attention_mask)
-        scores: Tensor = self.fusion(self.head, self.backbone, states, found, batch.attention_mask)
+        scores: Tensor = self.fusion(self.head, states, found, batch.attention_mask)
         return scores.float()
 
 

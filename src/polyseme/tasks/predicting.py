@@ -15,6 +15,7 @@ from polyseme.checkpoints.loading import heads_in, load
 from polyseme.devices import pick_device, usable_cores
 from polyseme.errors import CheckpointError, SettingsError
 from polyseme.files import whole_file
+from polyseme.models.transformer.model import Transformer
 from polyseme.records import from_plain
 from polyseme.runtime.backbone import CompiledBackbone
 from polyseme.tasks.rows import count_cut, outputs_of, say_cut
@@ -84,9 +85,10 @@ class Answerer:
         self._module = way.restored(self.task, model, self._inventory, made.get("reading", {}))
         self._module.to(self._device)
         # From the final weights, and only to answer; training and its scores on dev keep the plain network.
-        self._module.backbone = CompiledBackbone(  # type: ignore[assignment]
-            self._module.backbone, settings.precision, threads=threads, device=self._device
-        )
+        if isinstance(self._module.backbone, Transformer):
+            self._module.backbone = CompiledBackbone(  # type: ignore[assignment]
+                self._module.backbone, settings.precision, threads=threads, device=self._device
+            )
         self._cut = self._read = 0
 
     def answers(self, examples: Sequence[Any]) -> list[Any]:

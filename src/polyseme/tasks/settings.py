@@ -6,6 +6,7 @@ from polyseme.devices import Precision
 from polyseme.records import Record
 from polyseme.tasks.ways.settings import (
     FeatureSettings,
+    FillingSettings,
     MachineSettings,
     RateSettings,
     SavingSettings,
@@ -13,7 +14,7 @@ from polyseme.tasks.ways.settings import (
     SubsetSettings,
 )
 
-Way = Literal["full", "frozen", "head-first", "gradual"]
+Way = Literal["full", "frozen", "head-first", "gradual", "filling"]
 
 
 class ColumnSettings(Record, frozen=True, kw_only=True):
@@ -80,7 +81,8 @@ class FinetuneSettings(Record, frozen=True):
 
     way: Way = "full"
     """What learns when: all at once (full); what reads the features of a frozen network; the new head
-    first, then all; the layers one after the other, from above (gradual)."""
+    first, then all; the layers one after the other, from above (gradual); all at once, but the label fills
+    a blank, for few examples (filling)."""
     learning_rate: float = 1e-4
     """Of the layers, at its highest."""
     epochs: int = 4
@@ -115,6 +117,7 @@ class FinetuneSettings(Record, frozen=True):
     rates: RateSettings = RateSettings()
     stages: StageSettings = StageSettings()
     features: FeatureSettings = FeatureSettings()
+    filling: FillingSettings = FillingSettings()
     subset: SubsetSettings = SubsetSettings()
     machine: MachineSettings = MachineSettings()
     saving: SavingSettings = SavingSettings()

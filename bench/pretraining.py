@@ -77,6 +77,15 @@ class Setting:
                 predictions += loss.predictions
         return total / predictions
 
+    def write(self, folder: Path) -> None:
+        """The first weights, as transformers lays them out."""
+        from polyseme.checkpoints.model import Card, Model
+        from polyseme.checkpoints.saving import save
+
+        heads = dict(self.objective.heads)
+        model = Model(self.module.backbone, Card(family="bert"), heads, self.store.tokenizer)
+        save(model, folder, replace=True)
+
     def of_folder(self, folder: Path) -> Any:
         """Another engine's model, in our modules."""
         from polyseme.checkpoints.loading import load
@@ -125,19 +134,12 @@ def run_transformers(options: argparse.Namespace) -> dict[str, float]:
     import torch
     from transformers import BertForPreTraining
 
-    from polyseme.checkpoints.model import Card, Model
-    from polyseme.checkpoints.saving import save
     from polyseme.training.schedules import Schedule
 
     setting = Setting(options.store)
     schedule = Schedule("constant", options.steps, warmup=50)
-    heads = dict(setting.objective.heads)
     first, trained = Path(options.work, "first"), Path(options.work, f"transformers-{options.precision}")
-    save(
-        Model(setting.module.backbone, Card(family="bert"), heads, setting.store.tokenizer),
-        first,
-        replace=True,
-    )
+    setting.write(first)
     ready = [batch for (batch, _), _ in zip(setting.learned(), range(options.steps), strict=False)]
     model = BertForPreTraining.from_pretrained(first).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, eps=1e-6, weight_decay=0.01, fused=True)
@@ -196,7 +198,7 @@ def run_tencentpretrain(options: argparse.Namespace) -> dict[str, float]:
          str(work / "pytorch_model.bin")],
         cwd=checkout, env=environment, check=True, capture_output=True,
     )  # fmt: skip
-    shutil.copytree(work / "first", folder)
+    setting.write(folder)
     (folder / "model.safetensors").unlink()
     shutil.move(work / "pytorch_model.bin", folder / "pytorch_model.bin")
     return {

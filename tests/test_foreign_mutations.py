@@ -19,10 +19,10 @@ from polyseme.checkpoints.readers.crc32c import crc32c, masked
 from polyseme.checkpoints.readers.numpy_pickles import open_pickled_arrays
 from polyseme.checkpoints.readers.openai_arrays import open_arrays
 from polyseme.checkpoints.readers.paddle import open_parameters
-from polyseme.checkpoints.readers.protobuf import read_varint, varint
 from polyseme.checkpoints.readers.tensorflow import open_checkpoint
 from polyseme.checkpoints.weights import Stored
 from polyseme.errors import CheckpointError
+from polyseme.protobuf import read_varint, varint
 
 DATA = Path(__file__).parent / "data"
 MUTATIONS = 600

@@ -19,8 +19,8 @@ from polyseme.checkpoints.foreign.opening import open_folder
 from polyseme.checkpoints.loading import load
 from polyseme.checkpoints.readers.numpy_pickles import open_pickled_arrays
 from polyseme.checkpoints.readers.paddle import open_parameters
-from polyseme.checkpoints.readers.protobuf import number_field, varint
 from polyseme.errors import CheckpointError
+from polyseme.protobuf import number_field, varint
 from polyseme.text.tokenizer import Tokenizer
 
 pytest.importorskip("transformers")

@@ -24,15 +24,15 @@ from polyseme.checkpoints.readers.crc32c import crc32c, masked
 from polyseme.checkpoints.readers.numpy_pickles import open_pickled_arrays
 from polyseme.checkpoints.readers.openai_arrays import open_arrays
 from polyseme.checkpoints.readers.paddle import open_parameters
-from polyseme.checkpoints.readers.protobuf import (
+from polyseme.checkpoints.readers.sorted_tables import write_table
+from polyseme.checkpoints.readers.tensorflow import checkpoint_files, open_checkpoint
+from polyseme.errors import CheckpointError
+from polyseme.protobuf import (
     bytes_field,
     fixed_field,
     number_field,
     varint,
 )
-from polyseme.checkpoints.readers.sorted_tables import write_table
-from polyseme.checkpoints.readers.tensorflow import checkpoint_files, open_checkpoint
-from polyseme.errors import CheckpointError
 
 DATA = Path(__file__).parent / "data"
 HEADER = {b"": number_field(1, 1) + bytes_field(3, number_field(1, 1))}

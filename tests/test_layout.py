@@ -46,6 +46,7 @@ BOTTOM: dict[str, tuple[str, ...]] = {
     "devices": (),
     "seeding": (),
     "progress": (),
+    "protobuf": (),
     "records": ("errors",),
     "files": ("errors",),
 }

@@ -140,7 +140,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def held(folder: Path, *, purpose: str) -> Iterator[None]:
+def held(folder: Path, *, purpose: str, instead: str = "folder") -> Iterator[None]:
     """Keep a second process out of `folder` until the block ends; it gets a `DataError` at once."""
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -149,7 +149,7 @@ def held(folder: Path, *, purpose: str) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise DataError(
-                f"another process is {purpose} in {folder}; wait for it, or name another folder"
+                f"another process is {purpose} in {folder}; wait for it, or name another {instead}"
             ) from error
         yield
     finally:

@@ -45,13 +45,14 @@ def from_flat(options: Mapping[str, Any], kind: type[R], *, where: str) -> R:
     }
     owners = {name: group for group, names in inner.items() for name in names}
     plain: dict[str, Any] = {group: {} for group in inner}
-    for name, value in options.items():
+    for name, given in options.items():
+        value = str(given) if isinstance(given, Path) else given
         if name in inner:
             plain[name] |= msgspec.to_builtins(value)
         elif name in owners:
             plain[owners[name]][name] = value
         elif name in kind.__struct_fields__:
-            plain[name] = str(value) if isinstance(value, Path) else value
+            plain[name] = value
         else:
             known = [*kind.__struct_fields__, *owners]
             raise SettingsError(f"{where}: {name} is not a setting here{nearest(name, known)}")

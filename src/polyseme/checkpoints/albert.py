@@ -48,6 +48,7 @@ ALBERT = replace(
         "classification": BERT.rules["classification"],
         "question-answering": BERT.rules["question-answering"],
         "multiple-choice": BERT.rules["multiple-choice"],
+        "token-classification": BERT.rules["token-classification"],
     },
     prefix="albert.",
     marks={
@@ -56,6 +57,7 @@ ALBERT = replace(
         "classification": "classifier.weight",
         "question-answering": "qa_outputs.weight",
         "multiple-choice": "classifier.weight",
+        "token-classification": "classifier.weight",
     },
     architectures={
         frozenset(): "AlbertModel",
@@ -64,6 +66,7 @@ ALBERT = replace(
         frozenset({"classification"}): "AlbertForSequenceClassification",
         frozenset({"question-answering"}): "AlbertForQuestionAnswering",
         frozenset({"multiple-choice"}): "AlbertForMultipleChoice",
+        frozenset({"token-classification"}): "AlbertForTokenClassification",
     },
     names={
         **BERT.names,
@@ -89,6 +92,7 @@ ALBERT = replace(
     readings={
         "question-answering": {"dropout": 0.0},
         "multiple-choice": {"pooling": "pooler", "dropout": 0.1},
+        "token-classification": {"dropout": 0.1},
     },
     write_more=_write_more,
     ties={

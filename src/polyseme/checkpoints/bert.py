@@ -48,6 +48,7 @@ BERT = Format(
         "classification": {"classifier.": "classification.dense."},
         "question-answering": {"qa_outputs.": "question-answering.dense."},
         "multiple-choice": {"classifier.": "multiple-choice.dense."},
+        "token-classification": {"classifier.": "token-classification.dense."},
     },
     prefix="bert.",
     roots=("embeddings.", "encoder.", "pooler."),
@@ -57,6 +58,7 @@ BERT = Format(
         "classification": "classifier.weight",
         "question-answering": "qa_outputs.weight",
         "multiple-choice": "classifier.weight",
+        "token-classification": "classifier.weight",
     },
     # transformers' BertForMaskedLM has no pooler. A pooler beside a masked-lm head is written all the
     # same: AutoModel reads it, AutoModelForMaskedLM mentions it as unexpected and computes the same.
@@ -68,6 +70,7 @@ BERT = Format(
         frozenset({"classification"}): "BertForSequenceClassification",
         frozenset({"question-answering"}): "BertForQuestionAnswering",
         frozenset({"multiple-choice"}): "BertForMultipleChoice",
+        frozenset({"token-classification"}): "BertForTokenClassification",
     },
     names={
         "vocab_size": "vocab_size",

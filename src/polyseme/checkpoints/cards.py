@@ -48,13 +48,18 @@ def how_made(folder: Path) -> dict[str, Any]:
 
 
 def classifier_settings(card: Card) -> dict[str, Any]:
-    """The keys of config.json that say what a classifier's scores mean."""
+    """The keys of config.json that say what the scores of a classifier of texts mean."""
+    problem = next(kind for kind, ours in _PROBLEMS.items() if ours == (card.problem or "single"))
+    return named_classes(card) | {"problem_type": problem}
+
+
+def named_classes(card: Card) -> dict[str, Any]:
+    """The keys of config.json that name the classes."""
     if not card.labels:
         raise CheckpointError("a classifier is saved with the names of its classes; set labels in the card")
     return {
         "id2label": {str(index): label for index, label in enumerate(card.labels)},
         "label2id": {label: index for index, label in enumerate(card.labels)},
-        "problem_type": next(kind for kind, ours in _PROBLEMS.items() if ours == (card.problem or "single")),
     }
 
 

@@ -57,6 +57,7 @@ DISTILBERT = Format(
         "classification": CLASSIFICATION,
         "question-answering": {"qa_outputs.": "question-answering.dense."},
         "multiple-choice": MULTIPLE_CHOICE,
+        "token-classification": {"classifier.": "token-classification.dense."},
     },
     prefix="distilbert.",
     roots=("embeddings.", "transformer."),
@@ -65,6 +66,7 @@ DISTILBERT = Format(
         "classification": "classifier.weight",
         "question-answering": "qa_outputs.weight",
         "multiple-choice": "classifier.weight",
+        "token-classification": "classifier.weight",
     },
     architectures={
         frozenset(): "DistilBertModel",
@@ -72,6 +74,7 @@ DISTILBERT = Format(
         frozenset({"classification"}): "DistilBertForSequenceClassification",
         frozenset({"question-answering"}): "DistilBertForQuestionAnswering",
         frozenset({"multiple-choice"}): "DistilBertForMultipleChoice",
+        frozenset({"token-classification"}): "DistilBertForTokenClassification",
     },
     names={
         "vocab_size": "vocab_size",

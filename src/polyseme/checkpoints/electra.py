@@ -48,6 +48,7 @@ ELECTRA = replace(
             "sequence_summary.summary.": "multiple-choice.transform.dense.",
             "classifier.": "multiple-choice.dense.",
         },
+        "token-classification": BERT.rules["token-classification"],
     },
     prefix="electra.",
     roots=("embeddings.", "embeddings_project.", "encoder."),
@@ -57,6 +58,7 @@ ELECTRA = replace(
         "classification": "classifier.out_proj.weight",
         "question-answering": "qa_outputs.weight",
         "multiple-choice": "sequence_summary.summary.weight",
+        "token-classification": "classifier.weight",
     },
     architectures={
         frozenset(): "ElectraModel",
@@ -65,6 +67,7 @@ ELECTRA = replace(
         frozenset({"classification"}): "ElectraForSequenceClassification",
         frozenset({"question-answering"}): "ElectraForQuestionAnswering",
         frozenset({"multiple-choice"}): "ElectraForMultipleChoice",
+        frozenset({"token-classification"}): "ElectraForTokenClassification",
     },
     defaults={
         **BERT.defaults,

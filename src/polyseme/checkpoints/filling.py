@@ -39,6 +39,7 @@ def standard_names(format: Format, stored: Mapping[str, Stored]) -> dict[str, St
     for name, tensor in stored.items():
         if alone and name.startswith(format.roots):
             name = format.prefix + name
+        name = name.removeprefix(format.wrapper)
         for old, new in format.old_names:
             if name.endswith(old):
                 name = name.removesuffix(old) + new

@@ -99,6 +99,8 @@ class Format:
     """Foreign tensors that hold no weights and are not read; `{n}` stands for a layer's number."""
     aside: tuple[str, ...] = ()
     """Starts of foreign names that belong to heads of other tasks, which we do not have."""
+    wrapper: str = ""
+    """What some classes put before every name of the backbone, and others do not."""
     fresh_only: tuple[str, ...] = ()
     """Fields of `TransformerConfig` that matter for fresh weights only, and that config.json leaves out."""
     more_rules: Callable[[TransformerConfig], Rules] = no_rules

@@ -22,14 +22,17 @@ GPT = Format(
         "pooler": {},
         "causal-lm": {},
         "classification": {"score.weight": "classification.dense.weight"},
+        "token-classification": {"classifier.": "token-classification.dense."},
     },
     prefix="transformer.",
     roots=("tokens_embed.", "positions_embed.", "h."),
-    marks={"classification": "score.weight"},
+    marks={"classification": "score.weight", "token-classification": "classifier.weight"},
     architectures={
         frozenset(): "OpenAIGPTModel",
         frozenset({"causal-lm"}): "OpenAIGPTLMHeadModel",
         frozenset({"classification"}): "OpenAIGPTForSequenceClassification",
+        # Named as the others are; transformers has no such class.
+        frozenset({"token-classification"}): "OpenAIGPTForTokenClassification",
     },
     names={**NAMES, "activation": "afn"},
     defaults={"vocab_size": 40478, "n_positions": 512, "afn": "gelu", **DEFAULTS},

@@ -14,7 +14,7 @@ from polyseme.checkpoints.cards import read_card
 from polyseme.checkpoints.filling import Reading, read_tensors
 from polyseme.checkpoints.formats import check_heads
 from polyseme.checkpoints.hub import resolve
-from polyseme.checkpoints.model import HEADS, POOL, Card, Model
+from polyseme.checkpoints.model import HEADS, NAMES_CLASSES, POOL, Card, Model
 from polyseme.checkpoints.source import Source
 from polyseme.checkpoints.task_tensors import read_task_tensors
 from polyseme.errors import CheckpointError, SettingsError
@@ -22,10 +22,12 @@ from polyseme.models.initialising import initialise
 from polyseme.models.transformer.building import build
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Pooler, Transformer
+from polyseme.text.sentencepiece import ENDING as SENTENCEPIECE
 from polyseme.text.tokenizer import Tokenizer
 from polyseme.text.tokenizer_files import BYTE_PAIRS
 
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", *BYTE_PAIRS)
+"""Names of which one tells that a folder has a tokenizer; a SentencePiece model is told by its ending."""
 
 
 def load(
@@ -79,10 +81,12 @@ def read_model(
     read, drawn = source.choose(heads, fresh)
     config = source.config(pooler="pooler" in {*read, *drawn})
     check_heads(source.format, config, {*read, *drawn})
-    classes = source.classes() if "classification" in read else None
+    classes = next((source.classes(head) for head in NAMES_CLASSES if head in read), None)
     card = read_card(folder, source.plain, classes=classes)
-    if "classification" in drawn:
-        card = _with_labels(card, labels)
+    if "classification" not in read:
+        card = msgspec.structs.replace(card, problem=None)
+    if not drawn.isdisjoint(NAMES_CLASSES):
+        card = _with_labels(card, labels, judges_texts="classification" in drawn)
     stored_pooling = not read.isdisjoint(POOL)
     how = source.pooling() if stored_pooling else pooling or next(iter(source.format.poolings))
     reading_states = {head: source.format.reading(head, how) for head in HEADS}
@@ -148,19 +152,18 @@ def _is_read(name: str, read: set[str]) -> bool:
     return not name.startswith("pooler.") or "pooler" in read
 
 
-def _with_labels(card: Card, labels: Sequence[str]) -> Card:
+def _with_labels(card: Card, labels: Sequence[str], *, judges_texts: bool) -> Card:
     if not labels:
         raise SettingsError('a fresh "classification" head needs the names of its classes; pass labels=')
-    return msgspec.structs.replace(card, labels=list(labels), problem=card.problem or "single")
+    problem = (card.problem or "single") if judges_texts else None
+    return msgspec.structs.replace(card, labels=list(labels), problem=problem)
 
 
 def build_head(name: str, config: TransformerConfig, classes: int, reading: dict[str, Any]) -> nn.Module:
     """A fresh head by its name, told its `reading`; a classifier gives `classes` scores."""
     module, _, kind = HEADS[name].partition(":")
     make = getattr(import_module(module), kind)
-    head: nn.Module = (
-        make(config, classes, **reading) if name == "classification" else make(config, **reading)
-    )
+    head: nn.Module = make(config, classes, **reading) if name in NAMES_CLASSES else make(config, **reading)
     return head
 
 
@@ -182,7 +185,8 @@ def _compute_buffers(backbone: Transformer) -> None:
 
 
 def _tokenizer(source: Source, config: TransformerConfig) -> Tokenizer | None:
-    if not any((source.folder / name).exists() for name in _TOKENIZERS):
+    named = any((source.folder / name).exists() for name in _TOKENIZERS)
+    if not named and not any(source.folder.glob(f"*{SENTENCEPIECE}")):
         return None
     tokenizer = Tokenizer.load(source.folder)
     if tokenizer.vocab_size > config.vocab_size:

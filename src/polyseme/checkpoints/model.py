@@ -28,6 +28,7 @@ HEADS = {
     "classification": "polyseme.models.heads:ClassificationHead",
     "question-answering": "polyseme.models.answering:QuestionAnsweringHead",
     "multiple-choice": "polyseme.models.answering:MultipleChoiceHead",
+    "token-classification": "polyseme.models.tagging:TokenClassificationHead",
     "seq2seq-lm": "polyseme.models.transformer.encoder_decoder:Seq2SeqLMHead",
 }
 """The heads that a folder can hold, by their names in `Model.heads`: import paths of their classes."""
@@ -41,7 +42,10 @@ READ_POOLED = ("next-sentence", "sentence-order", "classification", "multiple-ch
 POOL = ("classification", "multiple-choice")
 """The heads that are told how to pool the states."""
 
-TOLD_APART = ("classification", "question-answering", "multiple-choice")
+NAMES_CLASSES = ("classification", "token-classification")
+"""The heads whose scores are of classes that the card names."""
+
+TOLD_APART = ("classification", "question-answering", "multiple-choice", "token-classification")
 """The heads whose tensors families give the same names: config.json's `architectures` says which it is."""
 
 

@@ -42,6 +42,12 @@ QUESTION_ANSWERING: Rules = {
     "classifier.": "question-answering.dense.",
 }
 
+TOKEN_CLASSIFICATION: Rules = {
+    "head.dense.": "token-classification.transform.dense.",
+    "head.norm.": "token-classification.transform.norm.",
+    "classifier.": "token-classification.dense.",
+}
+
 MULTIPLE_CHOICE: Rules = {
     "head.dense.": "multiple-choice.transform.dense.",
     "head.norm.": "multiple-choice.transform.norm.",
@@ -182,6 +188,7 @@ MODERNBERT = Format(
         "classification": CLASSIFICATION,
         "question-answering": QUESTION_ANSWERING,
         "multiple-choice": MULTIPLE_CHOICE,
+        "token-classification": TOKEN_CLASSIFICATION,
     },
     prefix="model.",
     roots=("embeddings.", "layers.", "final_norm."),
@@ -190,6 +197,7 @@ MODERNBERT = Format(
         "classification": "classifier.weight",
         "question-answering": "classifier.weight",
         "multiple-choice": "classifier.weight",
+        "token-classification": "classifier.weight",
     },
     architectures={
         frozenset(): "ModernBertModel",
@@ -197,6 +205,7 @@ MODERNBERT = Format(
         frozenset({"classification"}): "ModernBertForSequenceClassification",
         frozenset({"question-answering"}): "ModernBertForQuestionAnswering",
         frozenset({"multiple-choice"}): "ModernBertForMultipleChoice",
+        frozenset({"token-classification"}): "ModernBertForTokenClassification",
     },
     names={
         "vocab_size": "vocab_size",
@@ -245,7 +254,11 @@ MODERNBERT = Format(
     },
     poolings={"first": {"classifier_pooling": "cls"}, "mean": {"classifier_pooling": "mean"}},
     classifier={"transform": "norm"},
-    readings={"question-answering": {"transform": "norm"}, "multiple-choice": {"transform": "norm"}},
+    readings={
+        "question-answering": {"transform": "norm"},
+        "multiple-choice": {"transform": "norm"},
+        "token-classification": {"transform": "norm"},
+    },
     read_more=_read_more,
     write_more=_write_more,
     ties={"decoder.weight": "model.embeddings.tok_embeddings.weight"},

@@ -51,6 +51,7 @@ ROBERTA = replace(
         "classification": CLASSIFICATION,
         "question-answering": BERT.rules["question-answering"],
         "multiple-choice": BERT.rules["multiple-choice"],
+        "token-classification": BERT.rules["token-classification"],
     },
     prefix="roberta.",
     marks={
@@ -58,6 +59,7 @@ ROBERTA = replace(
         "classification": "classifier.out_proj.weight",
         "question-answering": "qa_outputs.weight",
         "multiple-choice": "classifier.weight",
+        "token-classification": "classifier.weight",
     },
     architectures={
         frozenset(): "RobertaModel",
@@ -65,6 +67,7 @@ ROBERTA = replace(
         frozenset({"classification"}): "RobertaForSequenceClassification",
         frozenset({"question-answering"}): "RobertaForQuestionAnswering",
         frozenset({"multiple-choice"}): "RobertaForMultipleChoice",
+        frozenset({"token-classification"}): "RobertaForTokenClassification",
     },
     defaults={**BERT.defaults, "vocab_size": 50265, "pad_token_id": 1},
     poolings={"first": {}},

@@ -7,9 +7,9 @@ import msgspec
 import safetensors.torch
 from torch import Tensor
 
-from polyseme.checkpoints.cards import CARD, classifier_settings
+from polyseme.checkpoints.cards import CARD, classifier_settings, named_classes
 from polyseme.checkpoints.formats import Format, architecture_of, check_heads, config_json, format_of
-from polyseme.checkpoints.model import Card, Model
+from polyseme.checkpoints.model import NAMES_CLASSES, Card, Model
 from polyseme.checkpoints.rules import Translation
 from polyseme.checkpoints.sentence_transformers import pooling_files
 from polyseme.checkpoints.task_tensors import task_tensor_files
@@ -17,6 +17,7 @@ from polyseme.errors import CheckpointError
 from polyseme.files import whole_folder
 from polyseme.models.answering import MultipleChoiceHead
 from polyseme.models.heads import ClassificationHead
+from polyseme.models.tagging import TokenClassificationHead
 from polyseme.records import to_json
 
 
@@ -55,7 +56,7 @@ def files_of(model: Model) -> dict[str, bytes]:
 
 def card_of(model: Model) -> Card:
     """The card as it is written: without classes where no classifier is."""
-    if "classification" in model.heads:
+    if not model.heads.keys().isdisjoint(NAMES_CLASSES):
         return model.card
     return msgspec.structs.replace(model.card, labels=None, problem=None)
 
@@ -78,12 +79,19 @@ def published_settings(model: Model, format: Format) -> dict[str, Any]:
     head = model.heads.get("classification")
     if isinstance(head, ClassificationHead):
         plain |= classifier_settings(model.card) | _pooling(head, format)
-        if head.dense.out_features != len(model.card.labels or ()):
-            raise CheckpointError(
-                f"the classifier gives {head.dense.out_features} scores, but the card names "
-                f"{len(model.card.labels or ())} classes"
-            )
+        _check_classes(head.dense.out_features, model.card)
+    tagger = model.heads.get("token-classification")
+    if isinstance(tagger, TokenClassificationHead):
+        plain |= named_classes(model.card)
+        _check_classes(tagger.dense.out_features, model.card)
     return plain
+
+
+def _check_classes(scores: int, card: Card) -> None:
+    if scores != len(card.labels or ()):
+        raise CheckpointError(
+            f"the classifier gives {scores} scores, but the card names {len(card.labels or ())} classes"
+        )
 
 
 def _pooling(head: ClassificationHead, format: Format) -> dict[str, Any]:

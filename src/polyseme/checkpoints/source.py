@@ -83,9 +83,9 @@ class Source:
         own, tokens = self.stored.get(name), self.stored.get(self.format.ties.get(name, ""))
         return own is not None and tokens is not None and not torch.equal(own.read(), tokens.read())
 
-    def classes(self) -> int:
-        """How many scores the stored classifier gives."""
-        shape = self.stored[self.format.marks["classification"]].shape
+    def classes(self, head: str) -> int:
+        """How many scores the stored head gives."""
+        shape = self.stored[self.format.marks[head]].shape
         return shape[0] if shape else 0
 
     def pooling(self) -> str:

@@ -122,17 +122,23 @@ T5 = Format(
         "decoder": DECODER,
         "seq2seq-lm": {"lm_head.": "seq2seq-lm."},
         "classification": {"classifier.": "classification.dense."},
+        "token-classification": {"classifier.": "token-classification.dense."},
     },
     more_rules=_feedforwards,
     prefix="",
     roots=(),
     # A tied head has no tensor of its own: whoever has a decoder has the head.
-    marks={"seq2seq-lm": "decoder.final_layer_norm.weight", "classification": "classifier.weight"},
+    marks={
+        "seq2seq-lm": "decoder.final_layer_norm.weight",
+        "classification": "classifier.weight",
+        "token-classification": "classifier.weight",
+    },
     architectures={
         frozenset(): "T5EncoderModel",
         frozenset({"decoder"}): "T5Model",
         frozenset({"decoder", "seq2seq-lm"}): "T5ForConditionalGeneration",
         frozenset({"classification"}): "T5EncoderModel",
+        frozenset({"token-classification"}): "T5ForTokenClassification",
     },
     names={
         "vocab_size": "vocab_size",
@@ -176,6 +182,7 @@ T5 = Format(
     written={"initializer_factor": 1.0, "use_cache": True},
     poolings={"mean": {}},
     classifier={"transform": "none"},
+    readings={"token-classification": {"dropout": 0.0}},
     read_more=_read_more,
     write_more=_write_more,
     ties={
@@ -184,6 +191,7 @@ T5 = Format(
         "decoder.embed_tokens.weight": "shared.weight",
     },
     untied="lm_head.weight",
+    wrapper="transformer.",
     special_ids={"eos_token_id": "separator"},
     fresh_only=("initial.kind", "initial.range", "initial.scaled_outputs", "embedding.tied"),
 )

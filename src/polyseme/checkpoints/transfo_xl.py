@@ -84,14 +84,21 @@ TRANSFO_XL = Format(
         "pooler": {},
         "adaptive-lm": ADAPTIVE_LM,
         "classification": {"score.": "classification.dense."},
+        "token-classification": {"classifier.": "token-classification.dense."},
     },
     prefix="transformer.",
     roots=("word_emb.", "layers.", "r_w_bias", "r_r_bias", "pos_emb."),
-    marks={"adaptive-lm": "crit.out_layers.0.bias", "classification": "score.weight"},
+    marks={
+        "adaptive-lm": "crit.out_layers.0.bias",
+        "classification": "score.weight",
+        "token-classification": "classifier.weight",
+    },
     architectures={
         frozenset(): "TransfoXLModel",
         frozenset({"adaptive-lm"}): "TransfoXLLMHeadModel",
         frozenset({"classification"}): "TransfoXLForSequenceClassification",
+        # Named as the others are; transformers never had such a class.
+        frozenset({"token-classification"}): "TransfoXLForTokenClassification",
     },
     names={
         "vocab_size": "vocab_size",

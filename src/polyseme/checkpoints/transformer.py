@@ -66,18 +66,21 @@ TRANSFORMER = Format(
         "decoder": DECODER,
         "seq2seq-lm": {"output.": "seq2seq-lm."},
         "classification": {"classifier.": "classification.dense."},
+        "token-classification": {"classifier.": "token-classification.dense."},
     },
     prefix="",
     roots=(),
     marks={
         "seq2seq-lm": "decoder.layers.0.cross_attention.query.weight",
         "classification": "classifier.weight",
+        "token-classification": "classifier.weight",
     },
     architectures={
         frozenset(): "TransformerEncoder",
         frozenset({"decoder"}): "TransformerModel",
         frozenset({"decoder", "seq2seq-lm"}): "TransformerForConditionalGeneration",
         frozenset({"classification"}): "TransformerForSequenceClassification",
+        frozenset({"token-classification"}): "TransformerForTokenClassification",
     },
     names={
         "vocab_size": "vocab_size",

@@ -78,6 +78,7 @@ XLNET = Format(
             "sequence_summary.summary.": "multiple-choice.transform.dense.",
             "logits_proj.": "multiple-choice.dense.",
         },
+        "token-classification": {"classifier.": "token-classification.dense."},
     },
     prefix="transformer.",
     roots=("word_embedding.", "mask_emb", "layer."),
@@ -86,6 +87,7 @@ XLNET = Format(
         "classification": "logits_proj.weight",
         "question-answering": "qa_outputs.weight",
         "multiple-choice": "logits_proj.weight",
+        "token-classification": "classifier.weight",
     },
     architectures={
         frozenset(): "XLNetModel",
@@ -94,6 +96,7 @@ XLNET = Format(
         # Not the one that searches with beams, which scores an end from each of the best starts.
         frozenset({"question-answering"}): "XLNetForQuestionAnsweringSimple",
         frozenset({"multiple-choice"}): "XLNetForMultipleChoice",
+        frozenset({"token-classification"}): "XLNetForTokenClassification",
     },
     names={
         "vocab_size": "vocab_size",
@@ -148,7 +151,11 @@ XLNET = Format(
     },
     poolings={"last": {"summary_type": "last"}},
     classifier={"transform": "tanh"},
-    readings={"question-answering": {"dropout": 0.0}, "multiple-choice": {"transform": "tanh"}},
+    readings={
+        "question-answering": {"dropout": 0.0},
+        "multiple-choice": {"transform": "tanh"},
+        "token-classification": {"dropout": 0.0},
+    },
     read_more=_read_more,
     write_more=_write_more,
     ties={"lm_loss.weight": "transformer.word_embedding.weight"},

@@ -1,20 +1,26 @@
-"""`polyseme embed`: a file of texts to a file of vectors."""
+"""`polyseme embed`: texts of any size to a file of vectors."""
 
 from tyro.conf import Positional
 
 from polyseme.cli.parsing import by_name
-from polyseme.embedding.settings import EmbedSettings
+from polyseme.embedding.settings import EmbedSettings, OutputSettings
 
 
 class Options(EmbedSettings, frozen=True, kw_only=True):
-    """Write one vector for each line of a text file; an empty line keeps its row."""
+    """Write one vector for each line of text; an empty line keeps its row.
+
+    A command that was stopped, killed even, goes on where it was when it is given again.
+    """
 
     text: Positional[str]
-    """A file with one text a line, or - for standard input."""
+    """A file with one text a line, a folder or pattern of such files, or - for standard input."""
     model: str
     """A model folder, of ours, transformers or sentence-transformers, or a hub name."""
     out: str
     """Where the vectors go; the suffix says how: .npy, .parquet or .jsonl."""
+    replace: bool = False
+    """Begin anew, whatever an earlier command began or finished under this name."""
+    output: OutputSettings = OutputSettings()
 
 
 def run(options: Options) -> None:

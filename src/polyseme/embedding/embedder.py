@@ -1,6 +1,6 @@
 """Texts, words, tokens and ranges of characters to vectors: one class for all models."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,21 +8,20 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from polyseme import progress
 from polyseme.checkpoints.loading import load
 from polyseme.checkpoints.model import Model
-from polyseme.devices import pick_device, pick_precision, usable_cores
+from polyseme.devices import pick_device, usable_cores
 from polyseme.embedding.alignment import Ranges, check_ranges, cut_ranges, join_words, mean_by_range
 from polyseme.embedding.layers import Layers
+from polyseme.embedding.rows import TextRows, text_rows
 from polyseme.embedding.settings import EmbedSettings
-from polyseme.embedding.windows import windows
 from polyseme.errors import CheckpointError, SettingsError
-from polyseme.models.batch import Batch
-from polyseme.models.batching import batches_by_length, pad
-from polyseme.models.pooling import pool
 from polyseme.records import from_plain
+from polyseme.runtime.encoder import Reading
+from polyseme.runtime.gate import Gate
+from polyseme.text.encoded import Int32s, Int64s
 from polyseme.text.words import word_cutter
 
 Vectors = NDArray[np.float32]
@@ -39,18 +38,12 @@ class Pieces:
     """`[pieces, width]`"""
 
 
-@dataclass(frozen=True)
-class _Row:
-    """What the network reads at once: a text or one window of it, special tokens included."""
-
-    text: int
-    input_ids: NDArray[np.int32]
-    own: slice
-    """The positions that count for the text: in a window, the tokens to which it gives the most context."""
-
-
 class Embedder:
     """Vectors from a model. A text gives the same vector alone and in any batch.
+
+    The model is compiled for inference with the weights that it has now; who trains it on makes a new
+    embedder. In a lower precision than fp32 the first texts are read in both, and where they are too far
+    apart, the better one is kept.
 
     Texts longer than the model are read by overlapping windows whose states are joined, each token
     from the window that shows it the most context; `long_texts="truncate"` cuts them instead, and
@@ -73,16 +66,22 @@ class Embedder:
         self.normalize = card.normalize if settings.normalize is None else settings.normalize
         usual = "windows" if card.max_length is None else "truncate"
         self.truncates = (settings.long_texts or usual) == "truncate"
-        torch.set_num_threads(settings.threads or usable_cores())
+        self.threads = settings.threads or usable_cores()
+        torch.set_num_threads(self.threads)
         self.device = pick_device(settings.device)
-        self.precision = pick_precision(settings.precision, self.device)
         self._prompt = card.prompt
-        self._backbone = model.backbone.to(self.device).eval()
         self._config = model.backbone.config
         self.max_length = self._longest(settings.max_length, card.max_length)
         self._numbers = self.layers.numbers(self._config.num_layers)
         if self.pooling == "pooler":
             self._check_pooler()
+        self._gate = Gate(
+            model.backbone,
+            settings.precision,
+            threads=self.threads,
+            device=self.device,
+            tile_tokens=settings.batch_tokens,
+        )
         self._said_cut = False
 
     @classmethod
@@ -100,19 +99,34 @@ class Embedder:
         """Numbers in the vector of one token, word or range."""
         return self._config.hidden_size * self.layers.width(self._config.num_layers)
 
+    @property
+    def precision(self) -> str:
+        """In which precision products are computed; the first texts may still lead to a better one."""
+        return self._gate.encoder.precision
+
     def sentences(self, texts: Sequence[str]) -> Vectors:
         """One vector a text, in the texts' order: `[len(texts), width]`."""
-        ids = self.tokenizer.encode_batch([self._prompt + text for text in texts])
-        rows = self._rows(ids)
-        parts = np.zeros((len(rows), self.width), dtype=np.float32)
-        for numbers, states, own, pooled in self._run(rows):
-            part = pooled if self.pooling == "pooler" else pool(states, own, self.pooling)
-            assert part is not None
-            parts[numbers] = part.float().cpu().numpy()
-        vectors = self._joined(parts, rows, len(texts))
+        return self.vectors(self.read(texts))
+
+    def read(self, texts: Sequence[str]) -> TextRows:
+        """Texts as the rows that the network reads; another thread may do it while `vectors` computes."""
+        ids, _, counts = self.tokenizer.encode_joined([self._prompt + text for text in texts])
+        return self._rows(ids, counts)
+
+    def vectors(self, read: TextRows) -> Vectors:
+        """One vector a text that was read: `[texts, width]`."""
+        self.settle(read)
+        vectors = self._joined(self._gate.encoder.vectors(read.rows, self._reading(self.pooling)), read)
         if self.normalize:
             vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
+
+    def settle(self, read: TextRows) -> None:
+        """Decide by the first of these texts whether the precision is good enough for them; only once.
+
+        Whoever reads a file in parts settles with its beginning, wherever the work goes on.
+        """
+        self._gate.settle(read.rows, self._reading(self.pooling))
 
     def tokens(self, texts: Sequence[str]) -> list[Pieces]:
         """The vector of each token, special tokens left out."""
@@ -159,91 +173,49 @@ class Embedder:
             for text, one, vectors, of_text in zip(texts, encoded, states, ranges, strict=True)
         ]
 
-    def _token_states(self, ids: Sequence[NDArray[np.int32]]) -> list[Vectors]:
+    def _token_states(self, ids: Sequence[Int32s]) -> list[Vectors]:
         """The states of each text's own tokens, `[tokens, token_width]`; fewer where the text was cut."""
-        rows = self._rows(ids)
-        of_rows: list[Vectors] = [np.zeros((0, self.token_width), dtype=np.float32)] * len(rows)
-        for numbers, states, own, _ in self._run(rows):
-            for number, row_states, row_own in zip(numbers, states.float(), own, strict=True):
-                of_rows[number] = row_states[row_own].cpu().numpy()
-        joined = [of_rows[start:stop] for start, stop in _runs(rows, len(ids))]
-        before, after = len(self.tokenizer.frame.before), len(self.tokenizer.frame.after)
-        whole = [np.concatenate(parts) for parts in joined]
-        # Where nothing stands around texts, an empty one was read as a token that is not its own.
-        return [
-            states[before : len(states) - after][: len(of_text)]
-            for states, of_text in zip(whole, ids, strict=True)
-        ]
+        counts = np.asarray([len(of_text) for of_text in ids], dtype=np.int64)
+        read = self._rows(np.concatenate([np.zeros(0, dtype=np.int32), *ids]), counts)
+        self.settle(read)
+        states = self._gate.encoder.states(read.rows, self._reading(None))
+        frame, counted = self.tokenizer.frame, read.rows.counted
+        assert counted is not None
+        begins = read.rows.starts[:-1, None] + counted  # [rows, 2]
+        found = []
+        for first, last, tokens in zip(read.edges[:-1], read.edges[1:], read.tokens, strict=True):
+            whole = np.concatenate([states[begin:end] for begin, end in begins[first:last]])
+            # Where nothing stands around texts, an empty one was read as a token that is not its own.
+            found.append(whole[len(frame.before) : len(whole) - len(frame.after)][:tokens])
+        return found
 
-    def _rows(self, ids: Sequence[NDArray[np.int32]]) -> list[_Row]:
+    def _reading(self, pooling: str | None) -> Reading:
+        return Reading(self._numbers, self.layers.how, pooling)
+
+    def _rows(self, ids: Int32s, counts: Int64s) -> TextRows:
         """Each text as one row, or as several windows that lie together."""
-        room = self.max_length - self.tokenizer.frame.size
-        self._say_cut(sum(len(of_text) > room for of_text in ids), len(ids))
-        return [
-            row
-            for text, of_text in enumerate(ids)
-            for row in self._rows_of(text, of_text[:room] if self.truncates else of_text)
-        ]
-
-    def _rows_of(self, text: int, ids: NDArray[np.int32]) -> Iterator[_Row]:
         frame = self.tokenizer.frame
-        size, before = self.max_length - frame.size, len(frame.before)
-        for window in windows(len(ids), size=size, overlap=size // 4):
-            # Behind [CLS] everything moves on by one; the text's first [CLS] and its last [SEP] count too.
-            begin = 0 if window.own_start == 0 else window.own_start - window.start + before
-            end = window.own_stop - window.start + before
-            end += len(frame.after) if window.own_stop == len(ids) else 0
-            row = self.tokenizer.framed(ids[window.start : window.stop])
-            yield _Row(text, row, slice(begin, max(end, begin + 1)))
+        self._say_cut(int((counts > self.max_length - frame.size).sum()), len(counts))
+        return text_rows(
+            ids,
+            counts,
+            frame=frame,
+            filling=self.tokenizer.filling_id,
+            most=self.max_length,
+            truncate=self.truncates,
+        )
 
-    def _run(self, rows: Sequence[_Row]) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor, Tensor | None]]:
-        """Batch by batch: row numbers, chosen states, which positions count, pooled states."""
-        lengths = [len(row.input_ids) for row in rows]
-        for numbers in batches_by_length(lengths, max_tokens=self.settings.batch_tokens):
-            matrix, real = pad(
-                [rows[n].input_ids for n in numbers],
-                padding=self.tokenizer.filling_id,
-                most=self._config.max_position_embeddings,
-            )
-            own = np.zeros_like(real)
-            for place, number in enumerate(numbers):
-                own[place, rows[number].own] = True
-            states, pooled = self._states(matrix, real, self._segments([rows[n] for n in numbers]))
-            yield numbers, states, torch.from_numpy(own).to(self.device), pooled
-
-    def _segments(self, rows: Sequence[_Row]) -> Tensor | None:
-        """Of which segment each token is, where the model's tokenizer tells that of single texts."""
-        kinds = [self.tokenizer.frame.segments(len(row.input_ids)) for row in rows]
-        told = [kind for kind in kinds if kind is not None]
-        if not told or not self._config.tells_segments:
-            return None
-        return torch.from_numpy(pad(told, padding=0, most=self._config.max_position_embeddings)[0])
-
-    @torch.inference_mode()
-    def _states(
-        self, matrix: NDArray[np.int64], real: NDArray[np.bool_], segments: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """The states of the chosen layers, joined or averaged: `[rows, length, token_width]`."""
-        mask = None if real.all() else torch.from_numpy(real)
-        batch = Batch(torch.from_numpy(matrix), attention_mask=mask, token_type_ids=segments).to(self.device)
-        only_last = self._numbers == (self._config.num_layers,)
-        bf16 = self.precision == "bf16"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16):
-            states = self._backbone(batch, every_layer=not only_last)
-        if only_last:
-            return states.last.float(), states.pooled
-        chosen = [states.layers[number].float() for number in self._numbers]
-        if self.layers.how == "mean":
-            return torch.stack(chosen).mean(dim=0), states.pooled
-        return torch.cat(chosen, dim=-1), states.pooled
-
-    def _joined(self, parts: Vectors, rows: Sequence[_Row], num_texts: int) -> Vectors:
-        """One vector a text from those of its windows."""
-        weights = np.array([row.own.stop - row.own.start for row in rows], dtype=np.float32)
-        vectors = np.zeros((num_texts, parts.shape[1]), dtype=np.float32)
-        for text, (start, stop) in enumerate(_runs(rows, num_texts)):
-            of_text, weight = parts[start:stop], weights[start:stop, None]
-            vectors[text] = of_text[0] if stop - start == 1 else _JOINS[self.pooling](of_text, weight)
+    def _joined(self, parts: Vectors, read: TextRows) -> Vectors:
+        """One vector a text from those of its windows: `[texts, width]`."""
+        if len(parts) == read.num_texts:
+            return parts
+        assert read.rows.counted is not None
+        weights = np.diff(read.rows.counted, axis=1).astype(np.float32)  # [rows, 1]
+        edges = read.edges
+        vectors = parts[edges[:-1]]
+        for text in np.flatnonzero(np.diff(edges) > 1):
+            rows = slice(edges[text], edges[text + 1])
+            vectors[text] = _JOINS[self.pooling](parts[rows], weights[rows])
         return vectors
 
     def _longest(self, asked: int | None, of_folder: int | None) -> int:
@@ -271,12 +243,6 @@ class Embedder:
                 f"{cut} of the first {total} texts are longer than the {self.max_length} tokens read here "
                 "and were cut; long_texts=windows reads them whole"
             )
-
-
-def _runs(rows: Sequence[_Row], num_texts: int) -> list[tuple[int, int]]:
-    """Where the rows of each text begin and end."""
-    ends = np.cumsum(np.bincount([row.text for row in rows], minlength=num_texts)).tolist() if rows else []
-    return list(zip([0, *ends[:-1]], ends, strict=True)) if ends else []
 
 
 def _weighted_mean(parts: Vectors, weights: Vectors) -> Vectors:

@@ -1,42 +1,186 @@
-"""The command `embed`: a file of texts to a file of vectors, in flat memory."""
+"""The command `embed`: text of any size to a file of vectors, in flat memory, safe to stop and to repeat."""
 
+import itertools
 from collections.abc import Iterable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from polyseme import progress
+from polyseme.checkpoints.fingerprints import reader_fingerprint
+from polyseme.checkpoints.loading import load
+from polyseme.devices import environment
 from polyseme.embedding.embedder import Embedder
-from polyseme.embedding.files import vector_file
-from polyseme.embedding.settings import EmbedSettings
-from polyseme.records import from_plain, to_plain
-from polyseme.text.reading import TextSettings, read_lines
+from polyseme.embedding.files import format_of
+from polyseme.embedding.jobs import Job, begun, finished, mend, resumed, working
+from polyseme.embedding.quantising import Vectors, ranges_of, shortened
+from polyseme.embedding.settings import EmbedSettings, OutputSettings
+from polyseme.errors import DataError, SettingsError
+from polyseme.records import Record, from_flat, to_plain
+from polyseme.text.reading import TextSettings, expand, read_lines
+from polyseme.text.surveying import survey
 
-_TEXTS, _CHARACTERS = 4096, 1 << 22
-"""What is held at once at most: enough to find neighbours of like length, however long the texts are."""
+_TEXTS, _CHARACTERS = 4096, 1 << 19
+"""A block ends with whichever comes first. It is what is held in memory, what lies together in the file, and
+what a stop may cost; only the texts decide where it ends, so a job that goes on makes the same blocks."""
 
 
-def embed(text: str | Path, *, model: str | Path, out: str | Path, **options: Any) -> int:
-    """Write one vector for each line of `text` (a file, or "-" for standard input) and return their number.
+class _Settings(Record, frozen=True):
+    """What `embed` is told beside its files."""
 
-    An empty line keeps its row. The suffix of `out` names the format: .npy, .parquet or .jsonl. The
-    options are those of `EmbedSettings`.
+    reader: EmbedSettings = EmbedSettings()
+    output: OutputSettings = OutputSettings()
+
+
+def embed(
+    text: str | Path, *, model: str | Path, out: str | Path, replace: bool = False, **options: Any
+) -> int:
+    """Write one vector for each line of `text` (a file, a folder, a pattern, or "-") and return their number.
+
+    An empty line keeps its row. The suffix of `out` names the format: .npy, .parquet or .jsonl. The options
+    are those of `EmbedSettings` and `OutputSettings`.
+
+    Called again with the same words, a job that was stopped goes on where it was, and the file is the same
+    byte for byte; a whole file is left alone. A job that was begun with other settings, another model or
+    another text is refused with a `SettingsError`; `replace` begins anew.
 
     >>> embed("lines.txt", model="models/mini", out="vectors.npy", pooling="mean")  # doctest: +SKIP
     1000
     """
-    settings = from_plain(options, EmbedSettings, where="embed")
-    reading = TextSettings(field=settings.field, encoding=settings.encoding, errors=settings.errors)
-    embedder = Embedder.load(model, **to_plain(settings))
-    total = 0
-    with (
-        vector_file(Path(out), width=embedder.width) as writer,
-        progress.bar("embed", unit="texts") as work,
-    ):
-        for block in _blocks(read_lines(text, reading)):
-            writer.write(block, embedder.sentences(block))
-            work.advance(len(block))
-            total += len(block)
-    return total
+    settings = from_flat(options, _Settings, where="embed")
+    path = Path(out)
+    maker = format_of(path)
+    expand([text])
+    with working(path) as folder:
+        work = _Work(text, model, settings)
+        mend(path, folder)
+        if not replace and (whole := finished(path, work.words)):
+            progress.say(f"{path} is whole already, made of this text by this model with these settings")
+            return whole.rows
+        job = None if replace else resumed(path, folder, maker, work.words)
+        blocks = work.blocks(skip=job.rows if job else 0)
+        if job is None:
+            ranges, blocks = work.calibrated(blocks)
+            how = work.story | work.words
+            job = begun(path, folder, maker, how, ranges=ranges, environment=environment())
+        else:
+            work.say_what_is_new(job)
+        return _fill(job, blocks, work)
+
+
+def _fill(job: Job, blocks: Iterable[tuple[list[str], Vectors]], work: "_Work") -> int:
+    """Block after block to the end of the text."""
+    left = work.survey.lines - job.rows if work.survey else None
+    try:
+        with progress.bar("embed", total=left, unit="texts") as bar:
+            for texts, vectors in blocks:
+                job.add(texts, job.packing.pack(vectors))
+                bar.advance(len(texts))
+        work.check_unchanged()
+        return job.finish()
+    except BaseException as stop:
+        if not isinstance(stop, Exception) and work.survey:
+            progress.say(f"stopped: {job.rows:,} vectors are kept, and the same command goes on from there")
+        raise
+    finally:
+        job.close()
+
+
+class _Work:
+    """Texts read and made into vectors, and the words that tell this work from any other."""
+
+    def __init__(self, text: str | Path, model: str | Path, settings: _Settings) -> None:
+        self.text, self._settings = text, settings
+        loaded = load(model)
+        fingerprint = reader_fingerprint(loaded)
+        self._embedder = Embedder(loaded, **to_plain(settings.reader))
+        self._dimensions = self._asked_dimensions(settings.output.dimensions)
+        self.survey = survey(text)
+        if self.survey is None:
+            progress.say("the text can be read only once: a job that is stopped will have to begin anew")
+        self.words = self._words(fingerprint)
+        self.story = {
+            "polyseme": version("polyseme"),
+            "torch": environment()["torch"],
+            "model_name": str(model),
+            "text_name": str(text),
+        }
+
+    def blocks(self, *, skip: int) -> Iterator[tuple[list[str], Vectors]]:
+        """The texts from number `skip` on with their vectors, block by block."""
+        lines = read_lines(self.text, self._reading())
+        for block in _blocks(itertools.islice(lines, skip, None)):
+            yield block, self._vectors(block)
+
+    def calibrated(
+        self, blocks: Iterator[tuple[list[str], Vectors]]
+    ) -> tuple[list[list[float]] | None, Iterator[tuple[list[str], Vectors]]]:
+        """The ranges of int8, from the sample that was named or from the first block; and all the blocks."""
+        output = self._settings.output
+        if output.output_precision != "int8":
+            return None, blocks
+        if output.calibration is not None:
+            sample = _blocks(read_lines(output.calibration, self._reading()))
+            ends = [ranges_of(self._vectors(block)) for block in sample]
+            return ranges_of(np.concatenate(ends)).tolist(), blocks
+        first = next(blocks)
+        return ranges_of(first[1]).tolist(), itertools.chain([first], blocks)
+
+    def say_what_is_new(self, job: Job) -> None:
+        """Where the job goes on, and what may change the last bits of its numbers."""
+        progress.say(f"going on behind {job.rows:,} vectors that are done")
+        for name, now in environment().items():
+            if (then := job.about.environment.get(name)) != now:
+                progress.say(
+                    f"{name} was {then} and is {now}: the job goes on, but not bit for bit as it would have"
+                )
+
+    def check_unchanged(self) -> None:
+        """Refuse vectors of a text that was changed while it was read."""
+        if self.survey and not self.survey.unchanged:
+            raise DataError(f"{self.text} was changed while it was read; begin anew with --replace")
+
+    def _vectors(self, texts: list[str]) -> Vectors:
+        """One vector a text; what stands there twice is computed once."""
+        numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+        vectors = self._embedder.sentences(list(numbers))
+        vectors = shortened(vectors, self._dimensions, normalize=self._embedder.normalize)
+        return vectors[[numbers[text] for text in texts]]
+
+    def _reading(self) -> TextSettings:
+        reader = self._settings.reader
+        return TextSettings(field=reader.field, encoding=reader.encoding, errors=reader.errors)
+
+    def _asked_dimensions(self, asked: int | None) -> int:
+        width = self._embedder.width
+        if asked is not None and asked > width:
+            raise SettingsError(f"dimensions={asked}, but the vectors of this model have {width}")
+        return asked or width
+
+    def _words(self, fingerprint: str) -> dict[str, Any]:
+        """What decides the bytes of the file: another value of any of these makes another file."""
+        embedder, reader, output = self._embedder, self._settings.reader, self._settings.output
+        sample = survey(output.calibration) if output.calibration is not None else None
+        return {
+            "text": self.survey.sha256 if self.survey else None,
+            "model": fingerprint,
+            "layers": reader.layers or "-1",
+            "pooling": embedder.pooling,
+            "normalize": embedder.normalize,
+            "long_texts": "truncate" if embedder.truncates else "windows",
+            "max_length": embedder.max_length,
+            "precision": embedder.precision,
+            "batch_tokens": reader.batch_tokens,
+            "field": reader.field,
+            "encoding": reader.encoding,
+            "errors": reader.errors,
+            "dimensions": self._dimensions,
+            "output_precision": output.output_precision,
+            "calibration": sample.sha256 if sample else None,
+            "block": [_TEXTS, _CHARACTERS],
+        }
 
 
 def _blocks(lines: Iterable[str]) -> Iterator[list[str]]:

@@ -1,146 +1,233 @@
-"""Vectors on disk, written block by block and whole at the end: NumPy, Parquet, JSON lines."""
+"""Vectors on disk, in files that grow block by block and can be read again: NumPy, Parquet, JSON lines."""
 
-import contextlib
+import functools
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from polyseme.embedding.parquet_footers import MAGIC, RowGroup, joined, split
+from polyseme.embedding.quantising import Packing, Vectors
 from polyseme.errors import DataError, MissingExtra
-from polyseme.files import WholeFile, whole_file
+from polyseme.records import Record
 
-Vectors = NDArray[np.float32]
-
-
-class VectorWriter(Protocol):
-    """Takes vectors block by block, in the order of the texts."""
-
-    def write(self, texts: Sequence[str], vectors: Vectors) -> None:
-        """Append one block: `vectors` is `[len(texts), width]`."""
+Rows = NDArray[Any]
+"""Vectors as they are stored: `[texts, columns]`."""
 
 
-@contextlib.contextmanager
-def vector_file(path: Path, *, width: int) -> Iterator[VectorWriter]:
-    """A writer for the format that the suffix of `path` names; the file appears when the block ends well."""
+class Made(Record, frozen=True, kw_only=True):
+    """What a file of vectors says of itself: in Parquet's metadata as `polyseme`, else in one beside it."""
+
+    rows: int
+    bytes: int
+    how: dict[str, Any]
+    """Model, text, settings and versions."""
+
+
+class Laid(NamedTuple):
+    """A block that lies in the file."""
+
+    start: int
+    note: bytes
+
+
+class VectorFormat(Protocol):
+    """How vectors lie in a file: a head, blocks that depend on their own texts only, and a tail."""
+
+    def head(self, rows: int) -> bytes:
+        """What stands before the first block; of the same length for any number of rows."""
+
+    def block(self, texts: Sequence[str], rows: Rows) -> tuple[bytes, bytes]:
+        """The bytes of a block, and a note that `tail` wants back."""
+
+    def tail(self, blocks: Iterable[Laid]) -> bytes:
+        """What stands behind the last block."""
+
+
+Maker = Callable[[Packing, dict[str, Any]], VectorFormat]
+"""A format for vectors that are packed so and were made so."""
+
+
+def format_of(path: Path) -> Maker:
+    """The format that the suffix of `path` names; a `DataError`, or `MissingExtra`, where there is none."""
     if path.suffix not in FORMATS:
         raise DataError(f"{path} has no suffix of a format for vectors; use one of {', '.join(FORMATS)}")
-    with FORMATS[path.suffix](path, width) as writer:
-        yield writer
+    return FORMATS[path.suffix]()
 
 
-@contextlib.contextmanager
-def _numpy(path: Path, width: int) -> Iterator[VectorWriter]:
-    with whole_file(path) as file:
-        writer = _NumpyWriter(file, width)
-        yield writer
-        writer.finish()
+def beside(path: Path) -> Path:
+    """Where a file of vectors that cannot tell itself has what tells how it was made: `v.npy.json`."""
+    return path.with_name(f"{path.name}.json")
 
 
-class _NumpyWriter:
-    """A matrix of float32 whose header, with the number of rows, is put in place at the end."""
+def made(path: Path) -> Made | None:
+    """What a file of vectors says of itself; None where there is none, or it does not tell."""
+    if not path.is_file():
+        return None
+    try:
+        if path.suffix in TELLING:
+            return TELLING[path.suffix](path)
+        told = msgspec.json.decode(beside(path).read_bytes(), type=Made)
+        return told if told.bytes == path.stat().st_size else None
+    except (OSError, msgspec.DecodeError):
+        return None
 
-    def __init__(self, file: WholeFile, width: int) -> None:
-        self._file, self._width, self._rows = file, width, 0
-        file.write(self._header(0))
 
-    def write(self, texts: Sequence[str], vectors: Vectors) -> None:
-        self._rows += len(vectors)
-        self._file.write(np.ascontiguousarray(vectors, dtype="<f4").data if vectors.size else b"")
+def read_vectors(path: str | Path) -> Vectors:
+    """The vectors of a file that `embed` wrote, `[texts, dimensions]`, whatever their precision in the file.
 
-    def finish(self) -> None:
-        with self._file.path.open("r+b") as file:
-            file.write(self._header(self._rows))
+    >>> read_vectors("v.parquet").shape  # doctest: +SKIP
+    (1000, 384)
+    """
+    path = Path(path)
+    told = made(path)
+    if told is None:
+        raise DataError(f"{path} does not say how its vectors were made; name a file that embed wrote")
+    packing = packing_of(told.how)
+    return packing.unpack(_READERS[path.suffix](path, packing))
 
-    def _header(self, rows: int) -> bytes:
-        """NumPy leaves room for the rows to grow, so the length is the same for any number of them."""
+
+def packing_of(how: dict[str, Any]) -> Packing:
+    """The packing that a file, or one in the making, says it has."""
+    ranges = None if how["ranges"] is None else np.array(how["ranges"], dtype=np.float32)
+    return Packing(how["output_precision"], how["dimensions"], ranges)
+
+
+class _Numpy:
+    """A matrix whose header tells the number of rows at the end."""
+
+    def __init__(self, packing: Packing, how: dict[str, Any]) -> None:
+        self._packing = packing
+
+    def head(self, rows: int) -> bytes:
+        # NumPy leaves room for the rows to grow, so the length is the same for any number of them.
         buffer = io.BytesIO()
-        shape = (rows, self._width)
-        np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        shape = (rows, self._packing.columns)
+        kind = np.lib.format.dtype_to_descr(self._packing.dtype)
+        np.lib.format.write_array_header_1_0(buffer, {"descr": kind, "fortran_order": False, "shape": shape})
+        return buffer.getvalue()
+
+    def block(self, texts: Sequence[str], rows: Rows) -> tuple[bytes, bytes]:
+        return rows.tobytes(), b""
+
+    def tail(self, blocks: Iterable[Laid]) -> bytes:
+        return b""
+
+
+class _JsonLines:
+    """An object a line: the text and its vector."""
+
+    def __init__(self, packing: Packing, how: dict[str, Any]) -> None:
+        self._whole_numbers = packing.dtype.kind in "iu"
+        self._encoder = msgspec.json.Encoder()
+
+    def head(self, rows: int) -> bytes:
+        return b""
+
+    def block(self, texts: Sequence[str], rows: Rows) -> tuple[bytes, bytes]:
+        lines = [
+            self._encoder.encode({"text": text, "vector": self._plain(row)})
+            for text, row in zip(texts, rows, strict=True)
+        ]
+        return b"".join(line + b"\n" for line in lines), b""
+
+    def _plain(self, row: Rows) -> list[Any]:
+        # A float32 takes at most nine digits; as a Python float it would be written with seventeen.
+        return row.tolist() if self._whole_numbers else [float(str(value)) for value in row]
+
+    def tail(self, blocks: Iterable[Laid]) -> bytes:
+        return b""
+
+
+class _Parquet:
+    """One row group a block: a column of texts and one of lists of fixed length."""
+
+    def __init__(self, pyarrow: Any, packing: Packing, how: dict[str, Any]) -> None:
+        self._pyarrow = pyarrow
+        kind = pyarrow.list_(pyarrow.from_numpy_dtype(packing.dtype), packing.columns)
+        self._schema = pyarrow.schema([("text", pyarrow.string()), ("vector", kind)])
+        self._how = msgspec.json.encode(how)
+        # Codes of eight bits are stored as 32 unless a dictionary of their 256 values stands before them;
+        # floats hardly ever repeat, and compressing them costs time and gains nothing.
+        coded = packing.dtype.itemsize == 1
+        self._options = {
+            "use_dictionary": ["text", "vector.list.element"] if coded else ["text"],
+            "compression": {"text": "SNAPPY", "vector.list.element": "NONE"},
+            "write_statistics": False,
+        }
+
+    def head(self, rows: int) -> bytes:
+        return MAGIC
+
+    def block(self, texts: Sequence[str], rows: Rows) -> tuple[bytes, bytes]:
+        values = self._pyarrow.array(rows.reshape(-1))
+        columns = [
+            self._pyarrow.array(list(texts), type=self._pyarrow.string()),
+            self._pyarrow.FixedSizeListArray.from_arrays(values, rows.shape[1]),
+        ]
+        table = self._pyarrow.Table.from_arrays(columns, schema=self._schema)
+        return split(self._file(self._schema, table))
+
+    def tail(self, blocks: Iterable[Laid]) -> bytes:
+        empty = self._file(self._schema.with_metadata({"polyseme": self._how}), None)
+        return joined(empty, (RowGroup(block.start, block.note) for block in blocks))
+
+    def _file(self, schema: Any, table: Any) -> bytes:
+        buffer = io.BytesIO()
+        with self._pyarrow.parquet.ParquetWriter(buffer, schema, **self._options) as writer:
+            if table is not None:
+                writer.write_table(table, row_group_size=len(table))
         return buffer.getvalue()
 
 
-@contextlib.contextmanager
-def _json_lines(path: Path, width: int) -> Iterator[VectorWriter]:
-    with whole_file(path) as file:
-        yield _JsonLinesWriter(file)
-
-
-class _JsonLinesWriter:
-    def __init__(self, file: WholeFile) -> None:
-        self._file = file
-        self._encoder = msgspec.json.Encoder()
-
-    def write(self, texts: Sequence[str], vectors: Vectors) -> None:
-        rows = zip(texts, vectors, strict=True)
-        # A float32 takes at most nine digits; as a Python float it would be written with seventeen.
-        lines = [
-            self._encoder.encode({"text": text, "vector": [float(str(value)) for value in vector]})
-            for text, vector in rows
-        ]
-        self._file.write(b"".join(line + b"\n" for line in lines))
-
-
-@contextlib.contextmanager
-def _parquet(path: Path, width: int) -> Iterator[VectorWriter]:
+def _pyarrow() -> Any:
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
         raise MissingExtra("pyarrow", extra="parquet") from error
-    schema = pyarrow.schema([("text", pyarrow.string()), ("vector", pyarrow.list_(pyarrow.float32(), width))])
-    with (
-        whole_file(path) as file,
-        pyarrow.PythonFile(_Sink(file), mode="w") as sink,
-        pyarrow.parquet.ParquetWriter(sink, schema) as writer,
-    ):
-        yield _ParquetWriter(pyarrow, writer, schema)
+    return pyarrow
 
 
-class _Sink:
-    """What pyarrow asks of a Python file, over a `WholeFile`."""
-
-    closed = False
-
-    def __init__(self, file: WholeFile) -> None:
-        self._file, self._position = file, 0
-
-    def write(self, data: Any) -> int:
-        self._position += self._file.write(memoryview(data))
-        return memoryview(data).nbytes
-
-    def tell(self) -> int:
-        return self._position
-
-    def flush(self) -> None:
-        """Nothing waits: each write goes out at once."""
-
-    def close(self) -> None:
-        """The `WholeFile` is closed by the one who opened it."""
+def _told_by_parquet(path: Path) -> Made | None:
+    pyarrow = _pyarrow()
+    try:
+        footer = pyarrow.parquet.read_metadata(path)
+    except pyarrow.ArrowInvalid:
+        return None
+    told = (footer.metadata or {}).get(b"polyseme")
+    if told is None:
+        return None
+    return Made(rows=footer.num_rows, bytes=path.stat().st_size, how=msgspec.json.decode(told))
 
 
-class _ParquetWriter:
-    """One row group a block: a column of texts and one of lists of fixed length."""
-
-    def __init__(self, pyarrow: Any, writer: Any, schema: Any) -> None:
-        self._pyarrow, self._writer, self._schema = pyarrow, writer, schema
-
-    def write(self, texts: Sequence[str], vectors: Vectors) -> None:
-        values = self._pyarrow.array(np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1))
-        kind = self._schema.field("vector").type
-        columns = [
-            self._pyarrow.array(list(texts), type=self._pyarrow.string()),
-            self._pyarrow.FixedSizeListArray.from_arrays(values, kind.list_size),
-        ]
-        self._writer.write_table(self._pyarrow.Table.from_arrays(columns, schema=self._schema))
+def _rows_of_parquet(path: Path, packing: Packing) -> Rows:
+    column = _pyarrow().parquet.read_table(path, columns=["vector"])["vector"].combine_chunks()
+    return np.asarray(column.flatten()).reshape(-1, packing.columns)
 
 
-FORMATS: dict[str, Callable[[Path, int], contextlib.AbstractContextManager[VectorWriter]]] = {
-    ".npy": _numpy,
-    ".parquet": _parquet,
-    ".jsonl": _json_lines,
+def _rows_of_json_lines(path: Path, packing: Packing) -> Rows:
+    decode = msgspec.json.Decoder(msgspec.defstruct("Row", [("vector", list[float])])).decode
+    with path.open("rb") as file:
+        return np.array([decode(line).vector for line in file], dtype=packing.dtype)  # type: ignore[attr-defined]
+
+
+FORMATS: dict[str, Callable[[], Maker]] = {
+    ".npy": lambda: _Numpy,
+    ".parquet": lambda: functools.partial(_Parquet, _pyarrow()),
+    ".jsonl": lambda: _JsonLines,
 }
-"""Suffix to writer."""
+"""Suffix to format, which loads what it needs."""
+
+TELLING: dict[str, Callable[[Path], Made | None]] = {".parquet": _told_by_parquet}
+"""The formats whose files say themselves how they were made."""
+
+_READERS: dict[str, Callable[[Path, Packing], Rows]] = {
+    ".npy": lambda path, packing: np.load(path, mmap_mode="r"),
+    ".parquet": _rows_of_parquet,
+    ".jsonl": _rows_of_json_lines,
+}

@@ -2,11 +2,12 @@
 
 from typing import Literal
 
-from polyseme.devices import Precision
+from polyseme.devices import InferencePrecision
 from polyseme.embedding.layers import Layers
 from polyseme.records import Record
 
 Pooling = Literal["first", "last", "mean", "max", "mean-max", "pooler"]
+OutputPrecision = Literal["fp32", "fp16", "int8", "binary"]
 
 
 class EmbedSettings(Record, frozen=True):
@@ -23,10 +24,11 @@ class EmbedSettings(Record, frozen=True):
     folder has a length of its own, as those of sentence-transformers do."""
     max_length: int | None = None
     """Tokens that the model reads at once, [CLS] and [SEP] included; at most as many as it has positions."""
-    precision: Precision = "fp32"
-    """Numbers of the matrix products; bf16 is faster and agrees to about three digits."""
-    batch_tokens: int = 4096
-    """Tokens computed at once, padding included; more need more memory and keep a GPU busier."""
+    precision: InferencePrecision = "fp32"
+    """Numbers of the matrix products. auto takes bf16 where the processor has it; int8 is faster still. A
+    sample of the texts is compared with fp32 first, and what is too far from it is not used."""
+    batch_tokens: int | None = None
+    """Tokens computed at once by one thread; None: as many as stay in its cache, or suit a GPU."""
     threads: int | None = None
     """Threads of the processor; None: as many as this process may use."""
     device: str = "auto"
@@ -45,7 +47,29 @@ class EmbedSettings(Record, frozen=True):
             raise ValueError(
                 f"max_length must be at least 3, [CLS] and [SEP] included, got {self.max_length}"
             )
-        if self.batch_tokens < 1:
+        if self.batch_tokens is not None and self.batch_tokens < 1:
             raise ValueError(f"batch_tokens must be at least 1, got {self.batch_tokens}")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}")
+
+
+class OutputSettings(Record, frozen=True, kw_only=True):
+    """What is kept of each vector."""
+
+    dimensions: int | None = None
+    """Keep the first so many numbers of each vector, of models trained to be shortened (Matryoshka: Kusupati
+    et al. 2022); vectors of length 1 get length 1 again. None: all."""
+    output_precision: OutputPrecision = "fp32"
+    """Numbers in the file: fp32, fp16, int8 (255 steps over the range of each dimension), or binary (signs,
+    eight in a byte)."""
+    calibration: str | None = None
+    """Of int8: a file of texts whose vectors give the ranges; usually the first block of the texts does."""
+
+    def __post_init__(self) -> None:
+        if self.dimensions is not None and self.dimensions < 1:
+            raise ValueError(f"dimensions must be at least 1, got {self.dimensions}")
+        if self.calibration is not None and self.output_precision != "int8":
+            raise ValueError(
+                f"calibration gives the ranges of int8, and output_precision is {self.output_precision!r}; "
+                "leave it out, or choose int8"
+            )

@@ -60,24 +60,23 @@ class CRF(nn.Module):
 
     def log_partition(self, emissions: Tensor, mask: Mask) -> Tensor:
         """The logarithm of the sum over all sequences of tags: `[batch]`; 0 for a sentence without words."""
-        start, between, end = self._scores()
-        reached = emissions[:, 0] + start  # [batch, labels]
-        for step in range(1, emissions.shape[1]):
-            ways = reached.unsqueeze(2) + between  # [batch, from, to]
-            onward = torch.logsumexp(ways, dim=1) + emissions[:, step]
-            reached = torch.where(mask[:, step].unsqueeze(1), onward, reached)
-        return torch.where(mask.any(1), torch.logsumexp(reached + end, dim=1), 0.0)
+        return self._closed(self._forward(emissions, mask)[-1], mask)
 
+    @torch.no_grad()
     def marginals(self, emissions: Tensor, mask: Mask) -> Tensor:
-        """The probability of every tag at every word: `[batch, length, labels]`; 0 beside the words.
+        """The probability of every tag at every word: `[batch, length, labels]`; 0 beside the words."""
+        _, between, end = self._scores()
+        reached = self._forward(emissions, mask)  # what leads to each tag, and below what follows it
+        following = [end.expand_as(reached[-1])]
+        for step in range(emissions.shape[1] - 1, 0, -1):
+            ways = between + (emissions[:, step] + following[-1]).unsqueeze(1)  # [batch, from, to]
+            here = mask[:, step].unsqueeze(1)
+            following.append(torch.where(here, torch.logsumexp(ways, dim=2), following[-1]))
+        logs = torch.stack(reached, dim=1) + torch.stack(following[::-1], dim=1)
+        logs = logs - self._closed(reached[-1], mask)[:, None, None]
+        return logs.exp() * mask.unsqueeze(2)
 
-        It is the gradient of the logarithm of the partition by the emissions.
-        """
-        with torch.inference_mode(False), torch.enable_grad():
-            inputs = emissions.detach().clone().requires_grad_()
-            (chances,) = torch.autograd.grad(self.log_partition(inputs, mask).sum(), inputs)
-        return chances.detach()
-
+    @torch.no_grad()
     def best(self, emissions: Tensor, mask: Mask) -> Tensor:
         """The tags of the highest score (Viterbi): `[batch, length]`; 0 beside the words."""
         start, between, end = self._scores()
@@ -94,6 +93,21 @@ class CRF(nn.Module):
             tag = before.gather(1, tag.unsqueeze(1)).squeeze(1)
             tags.append(tag)
         return torch.stack(tags[::-1], dim=1).masked_fill(~mask, 0)
+
+    def _forward(self, emissions: Tensor, mask: Mask) -> list[Tensor]:
+        """What all sequences up to each tag of each word come to: `[batch, labels]` a step."""
+        start, between, _ = self._scores()
+        reached = [emissions[:, 0] + start]
+        for step in range(1, emissions.shape[1]):
+            ways = reached[-1].unsqueeze(2) + between  # [batch, from, to]
+            onward = torch.logsumexp(ways, dim=1) + emissions[:, step]
+            reached.append(torch.where(mask[:, step].unsqueeze(1), onward, reached[-1]))
+        return reached
+
+    def _closed(self, reached: Tensor, mask: Mask) -> Tensor:
+        """The sum over the last tag: `[batch]`."""
+        whole = torch.logsumexp(reached + self.end + self.last_forbidden, dim=1)
+        return torch.where(mask.any(1), whole, 0.0)
 
     def _scores(self) -> tuple[Tensor, Tensor, Tensor]:
         return (

@@ -13,7 +13,23 @@ class TaskEntry(NamedTuple):
 
 
 TASKS: dict[str, TaskEntry] = {
+    "tagging": TaskEntry("polyseme.tasks.tagging:Tagging", "polyseme.tasks.tagging_settings:TaggingSettings"),
     "classification": TaskEntry(
         "polyseme.tasks.classification:Classification", "polyseme.tasks.settings:ClassificationSettings"
+    ),
+    "intents": TaskEntry("polyseme.tasks.intents:Intents", "polyseme.tasks.intent_settings:IntentSettings"),
+    "fused-intents": TaskEntry(
+        "polyseme.tasks.fused_intents:FusedIntents", "polyseme.tasks.intent_settings:FusedIntentSettings"
+    ),
+    "reading-comprehension": TaskEntry(
+        "polyseme.tasks.reading_comprehension:ReadingComprehension",
+        "polyseme.tasks.answer_settings:ReadingSettings",
+    ),
+    "multiple-choice": TaskEntry(
+        "polyseme.tasks.multiple_choice:MultipleChoice", "polyseme.tasks.answer_settings:ChoiceSettings"
+    ),
+    "ranking": TaskEntry("polyseme.tasks.ranking:Ranking", "polyseme.tasks.answer_settings:RankingSettings"),
+    "regression": TaskEntry(
+        "polyseme.tasks.regression:Regression", "polyseme.tasks.settings:RegressionSettings"
     ),
 }

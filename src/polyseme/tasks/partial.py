@@ -14,6 +14,7 @@ from safetensors.torch import load as tensors_from
 from safetensors.torch import save as bytes_of
 from torch import Tensor
 
+from polyseme.checkpoints.fingerprints import fingerprint
 from polyseme.errors import DataError, SettingsError
 from polyseme.files import held, write_whole
 from polyseme.records import flat, read_json, to_json, to_plain
@@ -21,7 +22,6 @@ from polyseme.tasks.preparation import Data, Preparation
 from polyseme.tasks.runs import Run
 from polyseme.tasks.task import ByToken, Outputs
 from polyseme.tasks.ways.memory import Fit, fitting
-from polyseme.training.companions import fingerprint
 
 _NO_MATTER = ("machine.device", "machine.threads", "machine.batch_tokens", "machine.precision")
 """Settings that the state of a run remembers where they matter, or that change no weights."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
@@ -11,11 +11,13 @@ import torch
 from polyseme import progress
 from polyseme.checkpoints.cards import how_made
 from polyseme.checkpoints.hub import resolve
-from polyseme.checkpoints.loading import load
-from polyseme.devices import pick_device, pick_precision, usable_cores
+from polyseme.checkpoints.loading import heads_in, load
+from polyseme.devices import pick_device, usable_cores
 from polyseme.errors import CheckpointError, SettingsError
 from polyseme.files import whole_file
+from polyseme.models.transformer.model import Transformer
 from polyseme.records import from_plain
+from polyseme.runtime.backbone import CompiledBackbone
 from polyseme.tasks.rows import count_cut, outputs_of, say_cut
 from polyseme.tasks.settings import PredictSettings
 from polyseme.tasks.skipping import leaving_out, parsed
@@ -26,12 +28,24 @@ _BLOCK = 2048
 """Texts held at once."""
 
 
-FOREIGN: dict[str, tuple[str, dict[str, Any]]] = {
-    "single": ("classification", {"several": False}),
-    "multi": ("classification", {"several": True}),
-    "regression": ("regression", {}),
+class Foreign(NamedTuple):
+    """What answers with a model that another library saved."""
+
+    task: str
+    settings: dict[str, Any]
+    labels: tuple[str, ...] = ()
+    """Of the inventory, where the folder names no classes."""
+
+
+FOREIGN: dict[str, Foreign] = {
+    "single": Foreign("classification", {"several": False}),
+    "multi": Foreign("classification", {"several": True}),
+    "regression": Foreign("regression", {}),
+    "token-classification": Foreign("tagging", {}),
+    "question-answering": Foreign("reading-comprehension", {}, ("span",)),
+    "multiple-choice": Foreign("multiple-choice", {}),
 }
-"""Task and settings of a classifier that another library saved, by `Card.problem`."""
+"""Task and settings of a model that another library saved, by `Card.problem` or else by its head."""
 
 
 class Answerer:
@@ -45,22 +59,24 @@ class Answerer:
         folder = resolve(name_or_folder)
         made = how_made(folder)
         way = way_of(made)
-        head_name = task_kind(made["task"]).head_name if "task" in made else "classification"
+        head_name = task_kind(made["task"]).head_name if "task" in made else _foreign_head(folder)
         model = load(folder, heads=way.stored_heads(head_name))
-        task, known = FOREIGN[model.card.problem or "single"]
-        task, known = made.get("task", task), {**known, **made.get("task_settings", {})}
+        foreign = FOREIGN.get(model.card.problem or head_name, FOREIGN["single"])
+        task, known = foreign.task, foreign.settings
+        if "task" in made:
+            task, known = made["task"], made.get("task_settings", {})
         given = {name: value for name, value in options.items() if value is not None}
         chosen, of_task = divided(given, PredictSettings, task)
         self.settings = settings = from_plain(chosen, PredictSettings, where="predict")
         if model.tokenizer is None:
             raise CheckpointError(f"{name_or_folder} has no tokenizer; fine-tune it first")
-        torch.set_num_threads(settings.threads or usable_cores())
+        threads = settings.threads or usable_cores()
+        torch.set_num_threads(threads)
         self._device = pick_device(settings.device)
-        self._precision = pick_precision(settings.precision, self._device)
         self.task = way.task(make_task(task, {**known, **of_task}), model)
         self._tokenizer = model.tokenizer
         self._inventory = from_plain(
-            {"labels": model.card.labels, **made.get("inventory", {})},
+            {"labels": model.card.labels or foreign.labels, **made.get("inventory", {})},
             self.task.inventory_kind,
             where=str(name_or_folder),
         )
@@ -68,6 +84,11 @@ class Answerer:
         self._max_length = min(made.get("max_length") or positions, positions)
         self._module = way.restored(self.task, model, self._inventory, made.get("reading", {}))
         self._module.to(self._device)
+        # From the final weights, and only to answer; training and its scores on dev keep the plain network.
+        if isinstance(self._module.backbone, Transformer):
+            self._module.backbone = CompiledBackbone(  # type: ignore[assignment]
+                self._module.backbone, settings.precision, threads=threads, device=self._device
+            )
         self._cut = self._read = 0
 
     def answers(self, examples: Sequence[Any]) -> list[Any]:
@@ -91,7 +112,7 @@ class Answerer:
             rows,
             padding=self._tokenizer.filling_id,
             batch_tokens=self.settings.batch_tokens,
-            precision=self._precision,
+            precision="fp32",  # of the head; the backbone has its own
             device=self._device,
         )
         answers = self.task.decode(outputs, examples, self._inventory)
@@ -148,6 +169,12 @@ def evaluate(task: str, file: str | Path, *, model: str | Path, **options: Any) 
     left.say(str(file))
     report = answerer.report([answer for _, answer in answered], [example for example, _ in answered])
     return report | ({"left_out": left.errors} if answerer.settings.skip_bad else {})
+
+
+def _foreign_head(folder: Path) -> str:
+    """The head of a folder that another library wrote: a classifier of texts, unless it says otherwise."""
+    found = heads_in(folder)
+    return next((head for head in FOREIGN if head in found), "classification")
 
 
 def _blocks(examples: Iterable[Any]) -> Iterator[list[Any]]:

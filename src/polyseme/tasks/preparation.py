@@ -20,7 +20,7 @@ from polyseme.tasks.rows import count_cut, outputs_of, say_cut, side_by_side
 from polyseme.tasks.settings import FinetuneSettings
 from polyseme.tasks.skipping import parsed
 from polyseme.tasks.subsets import subset
-from polyseme.tasks.task import Outputs, Row, Task, TaskModule
+from polyseme.tasks.task import Outputs, Row, Task, TaskModule, Tuning, lessons
 from polyseme.tasks.ways.class_weights import class_weights, weigh
 from polyseme.tasks.ways.way import make_way
 from polyseme.text.tokenizer import Tokenizer
@@ -64,7 +64,7 @@ class Preparation:
 
     def read(self, train: Path, dev: Path, test: Path | None) -> dict[str, Data]:
         """The examples of each file and their rows; labels are known before a subset is taken."""
-        examples = list(self.task.read(train, labelled=True))
+        examples = list(lessons(self.task, self.task.read(train, labelled=True)))
         self.inventory = self.task.fit(examples)
         files = {"train": self._chosen(examples), "dev": list(self.task.read(dev, labelled=True))}
         files["test"] = list(self.task.read(test, labelled=True)) if test is not None else []
@@ -113,10 +113,12 @@ class Preparation:
             device=self.device,
         )
 
-    def scores(self, module: TaskModule, data: Data) -> dict[str, float]:
-        """The scores of a network's answers."""
-        answers = self.task.decode(self.outputs(module, data), data.examples, self.inventory)
-        return self.task.score(answers, data.examples)
+    def scores(self, module: TaskModule, data: Data, *, tune: bool = False) -> dict[str, float]:
+        """The scores of a network's answers; with `tune`, what is chosen on dev is chosen on these first."""
+        outputs = self.outputs(module, data)
+        if tune and isinstance(self.task, Tuning):
+            outputs = self.task.tune(module, outputs, data.examples, self.inventory)
+        return self.task.score(self.task.decode(outputs, data.examples, self.inventory), data.examples)
 
     def save(self, tensors: dict[str, Tensor], folder: Path, made: dict[str, Any]) -> None:
         """The folder of a run's weights; `made` tells of the run."""

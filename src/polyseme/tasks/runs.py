@@ -165,7 +165,7 @@ class _Running:
         """The scores of an epoch; the best one's weights are kept."""
         standing, metric = self.standing, self.shared.metric
         standing.epoch += 1
-        scores = self.shared.scores(self.module, self.data["dev"])
+        scores = self.shared.scores(self.module, self.data["dev"], tune=True)
         self.bar.advance(0, **{f"dev {metric}": round(scores[metric], 4)})
         line = {"seed": self.seed, "phase": phase.name, "epoch": standing.epoch, "step": standing.done}
         standing.lines.append({**line, "loss": step.loss, "dev": scores})

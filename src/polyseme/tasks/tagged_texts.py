@@ -51,7 +51,7 @@ class TaggedText:
 def from_text(text: str, entities: Sequence[Entity] | None, *, where: str) -> TaggedText:
     """A text whose words are cut here: ideographs and signs alone, letters and digits together."""
     starts = plain_word_starts(text)
-    ranges = np.stack([starts, np.append(starts[1:], len(text))], axis=1).reshape(-1, 2)
+    ranges = np.stack([starts, np.append(starts, len(text))[1:]], axis=1)
     blank = [text[start:end].isspace() for start, end in ranges.tolist()]
     ranges = ranges[~np.array(blank, dtype=bool)]
     if entities is not None and not len(ranges):

@@ -10,9 +10,9 @@ class TaggingSettings(Record, frozen=True):
 
     format: Literal["auto", "columns", "parallel", "json", "text"] = "auto"
     """columns: a word and its tag a line, a blank line between sentences (CoNLL, character files); parallel:
-    a file of words beside one of tags, seq.in and seq.out; json: an object a text, by lines or in a list, with
-    tokens and tags or with ranges of characters (CLUENER, doccano, Label Studio); text: a text a line, to be
-    answered; auto tells by name and content."""
+    a file of words beside one of tags, seq.in and seq.out; json: an object a text, by lines or in a list,
+    with tokens and tags or with ranges of characters (CLUENER, doccano, Label Studio); text: a text a line,
+    to be answered; auto tells by name and content."""
     text_column: str | None = None
     """Column of the words by number from 0, or key of the text or the tokens; usually the first, or found by
     its name."""

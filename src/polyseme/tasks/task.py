@@ -58,7 +58,7 @@ class Row:
     asked: NDArray[np.int64] | None = None
     """The positions whose outputs are answers, such as the first token of each word; None where the row
     is answered as a whole. Rows of one example ask for its words one after the other, each word once."""
-    places: NDArray[np.int64] | None = None
+    places: NDArray[Any] | None = None
     """What `decode` must know of each position that is asked for, such as where it stands in the text:
     `[asked, …]`."""
     beside: tuple[Row, ...] = ()
@@ -178,7 +178,7 @@ class Teaching(Protocol[E]):
 
 
 @runtime_checkable
-class Tuning(Protocol[E]):
+class Tuning(Protocol):
     """A task whose network holds something that is chosen on dev instead of being trained."""
 
     def tune(self, module: Any, outputs: list[Any], examples: Sequence[E], inventory: Inventory) -> list[Any]:

@@ -1,4 +1,5 @@
-"""Tokenizers on disk: `tokenizer.json`, `vocab.txt`, GPT-2's vocabulary and merges, and their settings."""
+"""Tokenizers on disk: `tokenizer.json`, `vocab.txt`, GPT-2's vocabulary and merges, SentencePiece's model,
+and the settings beside them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,15 +17,8 @@ from polyseme.text.pipelines import (
     normalizer,
     wordpiece_model,
 )
-
-ROLES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "padding": (("pad_token",), ("[PAD]", "<pad>")),
-    "unknown": (("unk_token",), ("[UNK]", "<unk>")),
-    "first": (("cls_token", "bos_token"), ("[CLS]", "<cls>", "<s>")),
-    "separator": (("sep_token", "eos_token"), ("[SEP]", "<sep>", "</s>", "<|endoftext|>")),
-    "mask": (("mask_token",), ("[MASK]", "<mask>")),
-}
-"""What a special token is for; its names in the settings of transformers; its usual spellings."""
+from polyseme.text.roles import ROLES, roles_of
+from polyseme.text.sentencepiece import ENDING, sentencepiece_tokenizer
 
 BYTE_PAIRS: dict[str, tuple[str, ...]] = {
     "merges.txt": ("vocab.json", "vocab.txt"),
@@ -58,6 +52,8 @@ def read_tokenizer(source: Path) -> tuple[Definition, dict[str, str]]:
     merges = _merges_beside(path)
     if merges is not None:
         return _byte_pairs(path, merges, settings)
+    if path.name.endswith(ENDING):
+        return sentencepiece_tokenizer(path, settings)
     if path.suffix == ".json":
         return _tokenizer_json(path, settings)
     return _bert_vocabulary(path, settings)
@@ -93,7 +89,8 @@ def write_tokenizer(
 
 
 def _main_file(folder: Path) -> Path:
-    """The file of a folder that says most: tokenizer.json, then a vocabulary with merges, then vocab.txt."""
+    """The file of a folder that says most: tokenizer.json, then a vocabulary with merges, then vocab.txt,
+    then SentencePiece's model."""
     if (folder / "tokenizer.json").exists():
         return folder / "tokenizer.json"
     merges = sorted(path for path in folder.iterdir() if path.name.endswith(tuple(BYTE_PAIRS)))
@@ -101,9 +98,12 @@ def _main_file(folder: Path) -> Path:
         return merges[0]
     if (folder / "vocab.txt").exists():
         return folder / "vocab.txt"
+    models = sorted(path for path in folder.iterdir() if path.name.endswith(ENDING))
+    if len(models) == 1:
+        return models[0]
     raise CheckpointError(
-        f"{folder} holds no tokenizer: neither tokenizer.json nor vocab.txt nor one vocabulary with merges; "
-        "name the file itself if it has another name"
+        f"{folder} holds no tokenizer: neither tokenizer.json nor vocab.txt nor one vocabulary with merges "
+        "nor one SentencePiece model; name the file itself if it has another name"
     )
 
 
@@ -145,7 +145,7 @@ def _tokenizer_json(path: Path, settings: dict[str, Any]) -> tuple[Definition, d
         raise CheckpointError(
             f"{path} names the unknown token {unknown!r}, but the vocabulary lacks it; add it"
         )
-    return content, _roles(settings, known, path, unknown=unknown)
+    return content, roles_of(settings, known, path, unknown=unknown)
 
 
 def _switch(rules: dict[str, Any] | None, settings: Mapping[str, Any]) -> None:
@@ -162,7 +162,7 @@ def _tokens_of(model: Mapping[str, Any]) -> set[str]:
 def _bert_vocabulary(path: Path, settings: dict[str, Any]) -> tuple[Definition, dict[str, str]]:
     """A `vocab.txt`, one token a line; lower case unless the settings beside it say otherwise."""
     vocabulary = _numbered(_without_numbers(_lines(path)), path)
-    roles = _roles(settings, set(vocabulary), path)
+    roles = roles_of(settings, set(vocabulary), path)
     missing = [role for role in ROLES if role not in roles]
     if missing:
         raise CheckpointError(
@@ -189,7 +189,7 @@ def _byte_pairs(path: Path, merges: Path, settings: dict[str, Any]) -> tuple[Def
                 f"{merges}, line {number}: {line!r} is not a merge of two tokens of the vocabulary beside it"
             )
         pairs.append((parts[0], parts[1]))
-    roles = _roles(settings, set(vocabulary), path)
+    roles = roles_of(settings, set(vocabulary), path)
     if any(token.endswith(_END_OF_WORD) for token in vocabulary):
         return _ended_words(vocabulary, pairs, roles), roles
     model = bpe_model(vocabulary, pairs, unknown=None)
@@ -233,28 +233,6 @@ def _settings_beside(path: Path) -> dict[str, Any]:
         if path.with_name(name).exists() and path.name != name:
             settings |= _read_json(path.with_name(name))
     return settings
-
-
-def _roles(
-    settings: Mapping[str, Any], known: set[str], path: Path, *, unknown: str | None = None
-) -> dict[str, str]:
-    """The special token of each role that the settings name or, failing that, that is spelt as usual."""
-    roles = {"unknown": unknown} if unknown else {}
-    for role, (names, spellings) in ROLES.items():
-        for name in names:
-            entry = settings.get(name)
-            token = entry.get("content") if isinstance(entry, dict) else entry
-            if isinstance(token, str) and role not in roles:
-                if token not in known:
-                    raise CheckpointError(
-                        f"the settings beside {path} name {token!r} as {name}, but the vocabulary lacks it; "
-                        "add it, or mend the settings"
-                    )
-                roles[role] = token
-        usual = [spelling for spelling in spellings if spelling in known]
-        if usual and role not in roles:
-            roles[role] = usual[0]
-    return {role: roles[role] for role in ROLES if role in roles}
 
 
 def _numbered(lines: Sequence[str], path: Path) -> dict[str, int]:

@@ -1,6 +1,5 @@
 """Networks beside the backbone: read from their folders, handed to the objective, and written beside it."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import msgspec
 import torch
 from torch import nn
 
+from polyseme.checkpoints.fingerprints import fingerprint
 from polyseme.checkpoints.formats import check_sayable, format_of
 from polyseme.checkpoints.hub import resolve
 from polyseme.checkpoints.loading import load
@@ -66,16 +66,6 @@ def check_companions(objective: Objective, family: str) -> None:
     """Refuse before a long training a companion that no folder of the family could hold at its end."""
     for companion in objective.companions().values():
         check_sayable(format_of(family), companion.backbone.config, companion.heads)
-
-
-def fingerprint(backbone: nn.Module, heads: Mapping[str, nn.Module]) -> str:
-    """SHA-256 over the names and values of all weights."""
-    digest = hashlib.sha256()
-    for part, module in (("", backbone), *sorted(heads.items())):
-        for name, tensor in sorted(module.state_dict().items()):
-            digest.update(f"{part}.{name} {tuple(tensor.shape)} ".encode())
-            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _beside(from_model: str | None, name: str) -> str | None:

@@ -12,9 +12,9 @@ from typing import BinaryIO, NamedTuple
 import torch
 from torch import Tensor
 
-from polyseme.checkpoints.readers.protobuf import Damaged, fields
 from polyseme.checkpoints.weights import Stored
 from polyseme.errors import CheckpointError
+from polyseme.protobuf import Damaged, fields
 
 DTYPES = {
     0: torch.bool,

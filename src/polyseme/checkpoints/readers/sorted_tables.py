@@ -7,7 +7,7 @@ restarts. An index block names the last key and the place of every block; the fo
 from collections.abc import Iterator, Mapping
 
 from polyseme.checkpoints.readers.crc32c import crc32c, masked
-from polyseme.checkpoints.readers.protobuf import Damaged, read_varint, varint
+from polyseme.protobuf import Damaged, read_varint, varint
 
 _MAGIC = (0xDB4775248B80FB57).to_bytes(8, "little")
 _FOOTER = 48

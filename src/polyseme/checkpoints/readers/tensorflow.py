@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 
 from polyseme.checkpoints.readers.crc32c import crc32c, masked
-from polyseme.checkpoints.readers.protobuf import (
+from polyseme.checkpoints.readers.sorted_tables import read_table, write_table
+from polyseme.checkpoints.weights import Stored
+from polyseme.errors import CheckpointError
+from polyseme.protobuf import (
     Damaged,
     bytes_field,
     fields,
     fixed_field,
     number_field,
 )
-from polyseme.checkpoints.readers.sorted_tables import read_table, write_table
-from polyseme.checkpoints.weights import Stored
-from polyseme.errors import CheckpointError
 
 DTYPES = {
     1: torch.float32,

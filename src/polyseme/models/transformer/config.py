@@ -212,7 +212,7 @@ class TransformerConfig(Record, frozen=True):
     type_vocab_size: int = 2
     """Number of segments that are told apart; 0 for none."""
     activation: Activation = "gelu"
-    """`gelu` is the exact form, `gelu_tanh` the approximation of the first BERT and of GPT-2."""
+    """`gelu` is the exact form, `gelu_tanh` the approximation of BERT's later code and of GPT-2."""
     gated: bool = False
     """Whether the activated half of the feed-forward part is multiplied by a second, linear half."""
     bias: bool = True

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polyseme import progress
+from polyseme.checkpoints.fingerprints import fingerprint
 from polyseme.files import write_whole
 from polyseme.models.batch import Batch
 from polyseme.models.batching import batches_by_length
@@ -21,7 +22,6 @@ from polyseme.models.transformer.model import Transformer
 from polyseme.tasks.rows import collate
 from polyseme.tasks.task import Row
 from polyseme.tasks.ways.layers import FrozenLayers
-from polyseme.training.companions import fingerprint
 from polyseme.training.loop import autocast
 
 _SYNC = 1 << 26

@@ -1,0 +1,256 @@
+"""A file of vectors in the making: it grows beside its place by blocks, and any stop leaves what was done.
+
+The folder `.NAME.embedding` beside the file NAME holds
+
+- `job.json`: what decides the result: model, text and settings by their fingerprints and values;
+- `vectors`: the file as far as it is;
+- `journal.jsonl`: a line for each block: its rows, its length and its checksum;
+- `.lock`: held by the process at work.
+
+A block counts when its line is whole and its bytes have the checksum; going on begins behind the last that
+counts. So neither a killed process nor a power cut can leave a torn block unnoticed, and a sync need not
+follow each block. The file gets its name when it is whole.
+"""
+
+import contextlib
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from polyseme.embedding.files import TELLING, Laid, Made, Maker, Rows, beside, made, packing_of
+from polyseme.errors import DataError, SettingsError
+from polyseme.files import held, sync_folder, write_whole
+from polyseme.records import Record, to_json
+
+_SYNC_AFTER = 5.0
+"""Seconds of work that a power cut may cost; a killed process loses the block it is at."""
+
+
+_NAMES = ("job.json", "whole.json", "journal.jsonl", "vectors")
+_FINGERPRINTS = ("text", "model", "calibration")
+
+
+class _About(Record, frozen=True):
+    """The file job.json."""
+
+    how: dict[str, Any]
+    ranges: list[list[float]] | None
+    environment: dict[str, Any]
+
+
+class _Line(msgspec.Struct, frozen=True):
+    """A line of the journal."""
+
+    rows: int
+    length: int
+    crc: int
+    note: bytes = b""
+
+
+class Job:
+    """The growing file. `rows` texts are done; the next block begins behind them."""
+
+    def __init__(self, path: Path, folder: Path, maker: Maker, about: _About) -> None:
+        self.path, self.folder, self.about = path, folder, about
+        self.packing = packing_of(_told(about))
+        self._format = maker(self.packing, _told(about))
+        self._vectors, self._journal = folder / "vectors", folder / "journal.jsonl"
+        self.rows = 0
+        self._size = len(self._format.head(0))
+        self._synced = time.monotonic()
+        self._open: list[int] = []
+
+    def add(self, texts: list[str], rows: Rows) -> None:
+        """Append one block."""
+        data, note = self._format.block(texts, rows)
+        line = _Line(rows=len(rows), length=len(data), crc=zlib.crc32(data), note=note)
+        with self._keeping():
+            vectors, journal = self._open or self._opened()
+            _write(vectors, data)
+            _write(journal, msgspec.json.encode(line) + b"\n")
+            self.rows += len(rows)
+            self._size += len(data)
+            if time.monotonic() - self._synced > _SYNC_AFTER:
+                os.fsync(vectors)
+                os.fsync(journal)
+                self._synced = time.monotonic()
+
+    def finish(self) -> int:
+        """Give the file its name, and return the number of its rows."""
+        with self._keeping():
+            vectors, _ = self._open or self._opened()
+            tail = self._format.tail(self._blocks())
+            _write(vectors, tail)
+            os.pwrite(vectors, self._format.head(self.rows), 0)
+            os.fsync(vectors)
+            self.close()
+            told = Made(rows=self.rows, bytes=self._size + len(tail), how=_told(self.about))
+            write_whole(self.folder / "whole.json", to_json(told))
+            # From here on, what stands beside the place would speak of another file.
+            beside(self.path).unlink(missing_ok=True)
+            os.replace(self._vectors, self.path)
+            sync_folder(self.path.parent)
+            mend(self.path, self.folder)
+        return self.rows
+
+    def close(self) -> None:
+        """Close what is open; whatever was done stays."""
+        for descriptor in self._open:
+            os.close(descriptor)
+        self._open = []
+
+    def recover(self) -> None:
+        """Count the blocks that are whole, and cut off what lies behind them."""
+        kept = 0
+        with self._keeping():
+            with self._journal.open("rb") as journal, self._vectors.open("rb") as vectors:
+                vectors.seek(self._size)
+                for text in journal:
+                    line = _decoded(text)
+                    block = vectors.read(line.length) if line else b""
+                    if line is None or (len(block), zlib.crc32(block)) != (line.length, line.crc):
+                        break
+                    kept += len(text)
+                    self._size += line.length
+                    self.rows += line.rows
+            os.truncate(self._journal, kept)
+            os.truncate(self._vectors, self._size)
+
+    def create(self) -> None:
+        """Write down what the job is, after everything that an earlier one left is gone."""
+        with self._keeping():
+            # What the job is goes first and comes last: without it the rest counts for nothing.
+            for name in _NAMES:
+                (self.folder / name).unlink(missing_ok=True)
+            self._vectors.write_bytes(self._format.head(0))
+            self._journal.touch()
+            write_whole(self.folder / "job.json", to_json(self.about))
+
+    def _opened(self) -> list[int]:
+        self._open = [os.open(self._vectors, os.O_RDWR), os.open(self._journal, os.O_RDWR)]
+        for descriptor in self._open:
+            os.lseek(descriptor, 0, os.SEEK_END)
+        return self._open
+
+    def _blocks(self) -> Iterator[Laid]:
+        start = len(self._format.head(0))
+        with self._journal.open("rb") as journal:
+            for text in journal:
+                line = msgspec.json.decode(text, type=_Line)
+                yield Laid(start, line.note)
+                start += line.length
+
+    @contextlib.contextmanager
+    def _keeping(self) -> Iterator[None]:
+        """Turn the operating system's refusals into one line that says what is left."""
+        try:
+            yield
+        except (OSError, DataError) as error:
+            refusal = error if isinstance(error, OSError) else error.__cause__
+            if not isinstance(refusal, OSError) or refusal.errno is None:
+                raise
+            kept = f"the {self.rows:,} vectors done are kept: mend that and repeat the command to go on"
+            if self.about.how["text"] is None:
+                kept = "nothing is kept, since the text can be read only once"
+            raise DataError(f"{self.path} cannot be written: {os.strerror(refusal.errno)}; {kept}") from error
+
+
+@contextlib.contextmanager
+def working(path: Path) -> Iterator[Path]:
+    """The folder where the file `path` is made, held against other processes.
+
+    Left behind by an error or a signal, it stays for the next run if that can go on from it.
+    """
+    folder = path.with_name(f".{path.name}.embedding")
+    with held(folder, purpose="embedding", instead="file"):
+        try:
+            yield folder
+        finally:
+            about = _about(folder)
+            if folder.exists() and (about is None or about.how["text"] is None):
+                shutil.rmtree(folder)
+
+
+def finished(path: Path, how: dict[str, Any]) -> Made | None:
+    """What the file `path` says of itself, if it is whole and was made exactly so."""
+    told = made(path)
+    if told is None or how["text"] is None or _difference(told.how, how) is not None:
+        return None
+    return told
+
+
+def mend(path: Path, folder: Path) -> None:
+    """Clear away a job whose file has its name already; before that, write what tells how it was made."""
+    if not (folder / "whole.json").exists() or (folder / "vectors").exists():
+        return
+    if path.suffix not in TELLING:
+        write_whole(beside(path), (folder / "whole.json").read_bytes())
+    for name in _NAMES:
+        (folder / name).unlink(missing_ok=True)
+
+
+def resumed(path: Path, folder: Path, maker: Maker, how: dict[str, Any]) -> Job | None:
+    """The job that was begun for `path`, or None; a `SettingsError` if it was begun with anything else."""
+    about = _about(folder)
+    if about is None or about.how["text"] is None:
+        return None
+    if (key := _difference(about.how, how)) is not None:
+        then, now = about.how.get(key), how[key]
+        shown = "" if key in _FINGERPRINTS else f" ({then} then, {now} now)"
+        raise SettingsError(
+            f"{path} was begun with another {key}{shown}; repeat the first command to go on, "
+            "or begin anew with --replace"
+        )
+    job = Job(path, folder, maker, about)
+    job.recover()
+    return job
+
+
+def begun(
+    path: Path,
+    folder: Path,
+    maker: Maker,
+    how: dict[str, Any],
+    *,
+    ranges: list[list[float]] | None,
+    environment: dict[str, Any],
+) -> Job:
+    """A new job; what an earlier one left in its folder is gone."""
+    job = Job(path, folder, maker, _About(how, ranges, environment))
+    job.create()
+    return job
+
+
+def _difference(then: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """The first word whose value is another one."""
+    return next((key for key, value in now.items() if then.get(key) != value), None)
+
+
+def _told(about: _About) -> dict[str, Any]:
+    return about.how | {"ranges": about.ranges}
+
+
+def _about(folder: Path) -> _About | None:
+    try:
+        return msgspec.json.decode((folder / "job.json").read_bytes(), type=_About)
+    except FileNotFoundError:
+        return None
+
+
+def _decoded(text: bytes) -> _Line | None:
+    try:
+        return msgspec.json.decode(text, type=_Line) if text.endswith(b"\n") else None
+    except msgspec.DecodeError:
+        return None
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]

@@ -1,0 +1,1 @@
+"""The fast path: a trained transformer compiled for inference on packed tokens."""

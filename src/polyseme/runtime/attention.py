@@ -1,0 +1,100 @@
+"""Attention over packed rows: every token gathers from its own row, and nothing is padded."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from polyseme.runtime.native.attention import AttentionChoices, NativeAttention
+from polyseme.runtime.states import Precision, Ready, kernels, making_ready
+
+Attention = Callable[[Tensor, Tensor], Ready]
+"""The product `[tokens, 3 · inner]` of the fused linear, and `starts` `[rows + 1]`, to `[tokens, inner]`."""
+
+
+def attention(
+    *,
+    num_heads: int,
+    head_size: int,
+    scale: float,
+    precision: Precision,
+    causal: bool = False,
+    reach: int | None = None,
+    turn: tuple[Tensor, Tensor] | None = None,
+    distances: Tensor | None = None,
+    device: torch.device | None = None,
+) -> Attention:
+    """softmax(query · key · scale + bias) · value within each row, heads side by side as they came.
+
+    The product holds all queries, then all keys, then all values, `inner = num_heads · head_size` each.
+    `reach`: a token sees those at most so far away on either side. `turn`: cosines and sines of the rotary
+    positions, each `[places, head_size / 2]`; number i of a head goes with number i + head_size / 2.
+    `distances`: what is added to the scores, `[num_heads, 2 · most − 1]`, where column
+    `key − query + most − 1` is for that distance; rows have at most `most` tokens. `starts` is an int64
+    tensor in memory of the processor for the native path, and beside the product elsewhere; rows of 0 tokens
+    are allowed. The result is ready for the output linear. Safe to call from several threads.
+    """
+    device = device or torch.device("cpu")
+    choices = AttentionChoices(num_heads, head_size, scale, causal, reach, turn, distances)
+    native = kernels(device)
+    if native is None:
+        return PortableAttention(choices, making_ready(precision, device))
+    return NativeAttention(native, choices, makes_quantised=precision == "int8")
+
+
+class PortableAttention:
+    """By torch's own calls, on any device: neighbouring rows of equal length go together."""
+
+    def __init__(self, choices: AttentionChoices, ready: Callable[[Tensor], Ready]) -> None:
+        self.num_heads, self.head_size, self.scale = choices.num_heads, choices.head_size, choices.scale
+        self.causal, self.reach, self.distances = choices.causal, choices.reach, choices.distances
+        self.tables, self.ready = choices.turn, ready
+
+    def __call__(self, product: Tensor, starts: Tensor) -> Ready:
+        gathered = product.new_empty((len(product), self.num_heads * self.head_size))
+        for begin, rows, length in runs(starts):
+            part = product[begin : begin + rows * length]
+            split = part.view(rows, length, 3, self.num_heads, self.head_size).permute(2, 0, 3, 1, 4)
+            query, key, value = split.unbind()  # each [rows, num_heads, length, head_size]
+            query, key = self._turned(query), self._turned(key)
+            seen = self._seen(length, product.device)
+            mask = None if seen is None else seen.to(query.dtype)
+            attended = F.scaled_dot_product_attention(query, key, value, mask, scale=self.scale)
+            gathered[begin : begin + rows * length] = attended.transpose(1, 2).reshape(rows * length, -1)
+        return self.ready(gathered)
+
+    def _turned(self, states: Tensor) -> Tensor:
+        if self.tables is None:
+            return states
+        # In float32, since the angles' cosines would lose half of their digits in a shorter float.
+        cos, sin = (table[: states.size(-2)] for table in self.tables)
+        left, right = states.float().chunk(2, dim=-1)
+        return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1).to(states.dtype)
+
+    def _seen(self, length: int, device: torch.device) -> Tensor | None:
+        """Numbers to be added to the scores of one length, `[num_heads or 1, length, length]`."""
+        if self.distances is None and self.reach is None and not self.causal:
+            return None
+        places = torch.arange(length, device=device)
+        distance = places - places[:, None]  # [queries, keys], above 0 where the key comes after
+        hidden = torch.zeros_like(distance, dtype=torch.bool)
+        if self.causal:
+            hidden |= distance > 0
+        if self.reach is not None:
+            hidden |= distance.abs() > self.reach
+        if self.distances is None:
+            bias = torch.zeros((1, length, length), device=device)
+        else:
+            bias = self.distances.float()[:, distance + self.distances.size(1) // 2]
+        return bias.masked_fill(hidden, float("-inf"))
+
+
+def runs(starts: Tensor) -> Iterator[tuple[int, int, int]]:
+    """Neighbouring rows of equal length: first token, number of rows, their length; no empty ones."""
+    lengths, counts = torch.unique_consecutive(starts.diff(), return_counts=True)
+    begin = 0
+    for length, rows in zip(lengths.tolist(), counts.tolist(), strict=True):
+        if length:
+            yield begin, rows, length
+        begin += rows * length

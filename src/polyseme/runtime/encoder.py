@@ -1,0 +1,240 @@
+"""A transformer compiled for inference: rows of ids in, vectors or states of tokens out, nothing padded."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from polyseme.devices import usable_cores
+from polyseme.models.transformer.config import TransformerConfig
+from polyseme.models.transformer.model import Transformer
+from polyseme.runtime.layers import compiled_stack
+from polyseme.runtime.linears import Linear
+from polyseme.runtime.packing import Numbers, Rows, Tile, starts_of, tiles
+from polyseme.runtime.parts import compiled_embeddings, compiled_linear, plain
+from polyseme.runtime.pooling import pool_rows
+from polyseme.runtime.states import Precision, Ready
+from polyseme.runtime.workers import Workers
+
+Vectors = NDArray[np.float32]
+
+TILES = {"cpu": 512, "cuda": 32_768}
+"""Tokens of a tile: their states, widened, stay in the cache of one core; a GPU wants many."""
+_SMALLEST, _SHARES = 128, 8
+"""Few tokens are cut into so many tiles, none below this size, so that no worker waits long for another."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is read from a network."""
+
+    layers: tuple[int, ...]
+    """Numbers of layers; 0 is the first layer's input, num_layers the last layer's output."""
+    how: Literal["join", "mean"] = "join"
+    """What several of them become."""
+    pooling: str | None = None
+    """One vector a row: a way of `models.pooling`, or the network's own pooler. None: a state a token."""
+
+
+class CompiledEncoder:
+    """The encoder of a network, from its weights as they are at this moment; training it on changes nothing.
+
+    Choices of the configuration become functions here. Positions that are relative (Transformer-XL, XLNet)
+    keep the plain network's attention, on packed rows; a decoder is not compiled, and a memory that goes on
+    from row to row is not kept. On a GPU attention is torch's own, over groups of rows of equal length.
+
+    >>> config = TransformerConfig(vocab_size=100, hidden_size=32, num_layers=2, num_heads=2)
+    >>> encoder = compiled(Transformer(config).eval())
+    >>> rows = Rows.of([np.array([2, 17, 3]), np.array([2, 3])])
+    >>> encoder.vectors(rows, Reading(layers=(2,), pooling="mean")).shape
+    (2, 32)
+    """
+
+    def __init__(
+        self, backbone: Transformer, *, precision: Precision, threads: int, device: torch.device, most: int
+    ) -> None:
+        self.config, self.precision, self.device = backbone.config, precision, device
+        self._most = most
+        self._workers = Workers(threads if device.type == "cpu" else 1)
+        self._embed = compiled_embeddings(backbone, precision)
+        self._stack = compiled_stack(backbone, precision)
+        self._pooler = POOLERS[backbone.config.pooler](backbone)
+        self._places = PLACES.get(backbone.config.positions, _nowhere)(backbone.config)
+
+    def width(self, reading: Reading) -> int:
+        """Numbers in a vector of this reading."""
+        joined = 1 if reading.how == "mean" else len(reading.layers)
+        return self.config.hidden_size * joined * (2 if reading.pooling == "mean-max" else 1)
+
+    def vectors(self, rows: Rows, reading: Reading) -> Vectors:
+        """One vector a row, in the rows' order: `[rows, width]`."""
+        assert reading.pooling is not None
+        found = np.empty((len(rows), self.width(reading)), dtype=np.float32)
+        pool = self.pooled if reading.pooling == "pooler" else partial(_pooled, reading.pooling, rows)
+
+        def take(tile: Tile, layers: list[Tensor]) -> None:
+            found[tile.rows] = pool(tile, _joined(layers, reading.how)).cpu().numpy()
+
+        self.each_tile(rows, reading.layers, take)
+        return found
+
+    def states(self, rows: Rows, reading: Reading) -> Vectors:
+        """One state a token, in the rows' order: `[tokens, width]`."""
+        found = np.empty((len(rows.input_ids), self.width(reading)), dtype=np.float32)
+
+        def take(tile: Tile, layers: list[Tensor]) -> None:
+            found[tile.tokens] = _joined(layers, reading.how).float().cpu().numpy()
+
+        self.each_tile(rows, reading.layers, take)
+        return found
+
+    def pooled(self, tile: Tile, last: Tensor) -> Tensor:
+        """What the network's own pooler makes of a tile's last states: `[rows, hidden_size]`."""
+        first = torch.from_numpy(tile.starts[:-1]).to(last.device)
+        return plain(self._pooler(last[first].float()))
+
+    def each_tile(
+        self, rows: Rows, numbers: tuple[int, ...], take: Callable[[Tile, list[Tensor]], None]
+    ) -> None:
+        """Give the states of these layers, `[tokens of the tile, hidden_size]` each, to `take`, tile by tile.
+
+        Tiles come in any order, several at once from several threads. Raises `ValueError` for rows longer
+        than `max_position_embeddings`.
+        """
+        longest, most = int(rows.lengths.max(initial=0)), self.config.max_position_embeddings
+        if longest > most:
+            raise ValueError(
+                f"a row has {longest} tokens but this model reads at most {most} "
+                "(max_position_embeddings); cut or split the texts"
+            )
+        even = -(-len(rows.input_ids) // _SHARES)
+
+        def work(tile: Tile) -> None:
+            with torch.inference_mode():
+                take(tile, self._layers(rows, tile, numbers))
+
+        self._workers.each(work, list(tiles(rows, most=min(self._most, max(even, _SMALLEST)))))
+
+    def _layers(self, rows: Rows, tile: Tile, numbers: tuple[int, ...]) -> list[Tensor]:
+        count, size = len(tile.tokens), tile.size
+        ids = np.full(size, self.config.padding_id, dtype=np.int64)
+        ids[:count] = rows.input_ids[tile.tokens]
+        # What fills a tile up are rows of one token, which every network can read.
+        starts = np.concatenate((tile.starts, np.arange(count + 1, size + 1)))
+        segments = self._segments(rows, tile)
+        tensors = [ids, self._places(ids, starts), segments]
+        moved = [None if one is None else torch.from_numpy(one).to(self.device) for one in tensors]
+        return [states[:count] for states in self._read(moved, torch.from_numpy(starts), numbers)]
+
+    def _segments(self, rows: Rows, tile: Tile) -> NDArray[np.int64] | None:
+        if rows.token_type_ids is None or not self.config.tells_segments:
+            return None
+        kinds = np.zeros(tile.size, dtype=np.int64)
+        kinds[: len(tile.tokens)] = rows.token_type_ids[tile.tokens]
+        return kinds
+
+    def _read(self, told: list[Tensor | None], starts: Tensor, numbers: tuple[int, ...]) -> list[Tensor]:
+        ids, places, segments = told
+        assert ids is not None
+        around = self._stack.around(ids, starts.to(self.device), segments)
+        states = self._stack.enter(self._embed(ids, places, segments))
+        kept = {0: states}
+        for number, layer in enumerate(self._stack.layers[: max(numbers)], start=1):
+            states = layer(states, around)
+            kept[number] = states
+        last = self.config.num_layers
+        return [self._stack.leave(kept[n]) if n == last else kept[n].residual for n in numbers]
+
+
+def compiled(
+    backbone: Transformer,
+    *,
+    precision: Precision = "fp32",
+    threads: int | None = None,
+    device: torch.device | None = None,
+    tile_tokens: int | None = None,
+) -> CompiledEncoder:
+    """The encoder of a network made ready for inference: by usable cores on the processor, in tiles of a
+    measured size, unless told otherwise."""
+    device = device or torch.device("cpu")
+    return CompiledEncoder(
+        backbone.to(device),
+        precision=precision,
+        threads=threads or usable_cores(),
+        device=device,
+        most=tile_tokens or TILES.get(device.type, TILES["cuda"]),
+    )
+
+
+def _pooled(how: str, rows: Rows, tile: Tile, states: Tensor) -> Tensor:
+    """Of each row's counted tokens."""
+    if rows.counted is None:
+        return pool_rows(states, torch.from_numpy(tile.starts).to(states.device), how)
+    own = rows.counted[tile.rows] + tile.starts[:-1, None]  # [rows, 2]
+    lengths = own[:, 1] - own[:, 0]
+    starts = starts_of(lengths)
+    tokens = np.repeat(own[:, 0] - starts[:-1], lengths) + np.arange(starts[-1])
+    counted, edges = (torch.from_numpy(one).to(states.device) for one in (tokens, starts))
+    return pool_rows(states[counted], edges, how)
+
+
+def _joined(layers: list[Tensor], how: str) -> Tensor:
+    """One state a token from those of several layers."""
+    if len(layers) == 1:
+        return layers[0]
+    chosen = [states.float() for states in layers]
+    return torch.stack(chosen).mean(dim=0) if how == "mean" else torch.cat(chosen, dim=-1)
+
+
+def _pooler(backbone: Transformer) -> Linear:
+    # Few states pass here, and their users compare them by single digits: never in less than float32.
+    assert isinstance(backbone.pooler, nn.Linear)
+    return compiled_linear(backbone.pooler, "fp32", activation="tanh")
+
+
+def _no_pooler(backbone: Transformer) -> Linear:
+    def refuse(states: Ready) -> Ready:
+        raise ValueError("this model has no pooler; choose another pooling")
+
+    return refuse
+
+
+Places = Callable[[Numbers, Numbers], Numbers | None]
+"""Ids and starts of packed rows to the row of the position table for each token."""
+
+
+def _in_table(config: TransformerConfig) -> Places:
+    return COUNTS[config.embedding.position_offset > 0](config)
+
+
+def _every_token(config: TransformerConfig) -> Places:
+    return lambda ids, starts: np.arange(len(ids)) - np.repeat(starts[:-1], np.diff(starts))
+
+
+def _real_tokens(config: TransformerConfig) -> Places:
+    """Places count from the offset, over tokens that are not padding; those have the row before."""
+    padding, offset = config.padding_id, config.embedding.position_offset
+
+    def places(ids: Numbers, starts: Numbers) -> Numbers:
+        real = ids != padding
+        counts = np.concatenate(([0], np.cumsum(real)))
+        before = np.repeat(counts[starts[:-1]], np.diff(starts))
+        place: Numbers = (counts[1:] - before) * real - 1 + offset
+        return place
+
+    return places
+
+
+def _nowhere(config: TransformerConfig) -> Places:
+    return lambda ids, starts: None
+
+
+COUNTS: dict[bool, Callable[[TransformerConfig], Places]] = {True: _real_tokens, False: _every_token}
+PLACES: dict[str, Callable[[TransformerConfig], Places]] = {"learned": _in_table, "sinusoidal": _every_token}
+"""By positions, where there is a table of them."""
+POOLERS: dict[bool, Callable[[Transformer], Linear]] = {True: _pooler, False: _no_pooler}

@@ -1,0 +1,83 @@
+"""The compiled kernels as functions of tensors' addresses; loaded once, at first use."""
+
+import ctypes
+import functools
+import os
+import shutil
+import threading
+
+import torch
+from torch import Tensor
+
+from polyseme import progress
+from polyseme.runtime.native.building import CannotBuild, built
+
+SWITCH = "POLYSEME_NATIVE"
+"""Set to 0 in the environment, it leaves the compiled kernels out."""
+
+_P, _L, _I, _F = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_float
+_NORM = [_I, _P, _P, _F, _I, _P, _I, _P, _I, _P, _P]
+SIGNATURES: dict[str, list[type]] = {
+    "native_quantise": [_L, _L, _P, _I, _P, _P, _P],
+    "native_norm": [_L, _L, _P, _I, _P, _I, *_NORM],
+    "native_first_states": [_L, _L, _P, _P, _P, _P, _P, _P, *_NORM],
+    "native_linear": [_I, _L, _L, _L, *[_P] * 7, _I, _P, _I, _P, _P],
+    "native_attention": [_L, _P, _L, _L, _P, _I, _F, _I, _L, _P, _P, _P, _L, _P, _I, _P, _P],
+}
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 2}
+"""Types of numbers as the kernels count them."""
+_lock = threading.Lock()
+
+
+class Library:
+    """The functions of kernels.c, which let go of Python's lock while they run; what they were built for."""
+
+    def __init__(self, path: str) -> None:
+        self._library = ctypes.CDLL(path)
+        self.columns = int(self._library.native_columns())
+        self.levels = int(self._library.native_levels())
+        self.vector_bits = int(self._library.native_vector_bits())
+        self.has_bf16 = bool(self._library.native_has_bf16())
+        self.has_byte_dot = bool(self._library.native_has_byte_dot())
+        for name, arguments in SIGNATURES.items():
+            getattr(self._library, name).argtypes = arguments
+
+    def call(self, name: str, *arguments: int | float | Tensor | None) -> None:
+        """Run one kernel; tensors must be contiguous and stay alive for the call."""
+        failed = getattr(self._library, name)(
+            *(argument.data_ptr() if isinstance(argument, Tensor) else argument for argument in arguments)
+        )
+        if failed:
+            raise MemoryError(f"no memory for the scratch of {name}")
+
+
+def library() -> Library | None:
+    """The kernels; None where they are switched off or cannot be compiled, which is said once."""
+    with _lock:
+        return _loaded()
+
+
+@functools.cache
+def _loaded() -> Library | None:
+    if os.environ.get(SWITCH, "1") == "0":
+        return None
+    try:
+        return _build_and_load(again=True)
+    except CannotBuild as error:
+        progress.say(f"the fast kernels could not be compiled ({error}); torch's own calls are used, slower")
+        return None
+
+
+def _build_and_load(*, again: bool) -> Library:
+    path, is_private = built()
+    try:
+        return Library(str(path))
+    except (OSError, AttributeError) as error:
+        # A file cut short by a power failure would else be in the way for ever.
+        path.unlink(missing_ok=True)
+        if not again:
+            raise CannotBuild(f"{path} cannot be loaded: {error}") from error
+    finally:
+        if is_private:
+            shutil.rmtree(path.parent, ignore_errors=True)
+    return _build_and_load(again=False)

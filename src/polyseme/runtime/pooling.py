@@ -1,0 +1,54 @@
+"""One vector for each packed row, from the states of its tokens."""
+
+import torch
+from torch import Tensor
+
+
+def pool_rows(states: Tensor, starts: Tensor, how: str) -> Tensor:
+    """`[rows, size]` in float32, or twice as wide for `mean-max`; a row of 0 tokens gives zeros.
+
+    The ways are those of `models.pooling`, without padding.
+    """
+    if how not in PACKED:
+        raise ValueError(f"there is no pooling {how!r}; choose one of {', '.join(PACKED)}")
+    return PACKED[how](states, starts)
+
+
+def _first(states: Tensor, starts: Tensor) -> Tensor:
+    return _token(states, starts, starts[:-1])
+
+
+def _last(states: Tensor, starts: Tensor) -> Tensor:
+    return _token(states, starts, starts[1:] - 1)
+
+
+def _token(states: Tensor, starts: Tensor, places: Tensor) -> Tensor:
+    empty = starts.diff() == 0
+    chosen = (
+        states[places.masked_fill(empty, 0)] if len(states) else states.new_zeros(len(places), states.size(1))
+    )
+    return chosen.float().masked_fill(empty[:, None], 0.0)
+
+
+def _mean(states: Tensor, starts: Tensor) -> Tensor:
+    lengths = starts.diff()
+    total = states.new_zeros((len(lengths), states.size(1)), dtype=torch.float32)
+    row = torch.repeat_interleave(torch.arange(len(lengths), device=states.device), lengths)
+    total.index_add_(0, row, states.float())
+    return total / lengths.clamp(min=1)[:, None]
+
+
+def _max(states: Tensor, starts: Tensor) -> Tensor:
+    lengths = starts.diff()
+    highest = states.new_full((len(lengths), states.size(1)), float("-inf"), dtype=torch.float32)
+    row = torch.repeat_interleave(torch.arange(len(lengths), device=states.device), lengths)
+    highest.scatter_reduce_(0, row[:, None].expand_as(states), states.float(), "amax")
+    return highest.masked_fill((lengths == 0)[:, None], 0.0)
+
+
+def _mean_max(states: Tensor, starts: Tensor) -> Tensor:
+    return torch.cat((_mean(states, starts), _max(states, starts)), dim=-1)
+
+
+PACKED = {"first": _first, "last": _last, "mean": _mean, "max": _max, "mean-max": _mean_max}
+"""By name: the same names as those of padded rows, which a test holds."""

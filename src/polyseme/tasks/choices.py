@@ -1,0 +1,129 @@
+"""Questions with choices, from C3's files and from JSON lines."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from polyseme.errors import DataError
+from polyseme.tasks.json_examples import JsonItem, json_items
+from polyseme.tasks.skipping import bad, parsed
+
+PASSAGE_NAMES = ("passage", "context", "article", "text", "sentence")
+CHOICE_NAMES = ("choices", "options", "choice")
+ANSWER_NAMES = ("answer", "label", "answerKey")
+"""Keys of JSON lines that are known; the first that is there counts."""
+
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceQuestion:
+    """One example."""
+
+    id: str
+    passage: str
+    """Empty where there is none."""
+    question: str
+    choices: tuple[str, ...]
+    """Two at least."""
+    answer: int | None
+    """The number of the right choice, from 0; None where the file does not say."""
+    where: str
+    """File and place, for messages."""
+
+
+class _Found(NamedTuple):
+    """A question as it stands in the file."""
+
+    where: str
+    id: str
+    passage: Any
+    question: Any
+    choices: Any
+    answer: Any
+
+
+def read_choices(
+    path: Path, *, labelled: bool, encoding: str, errors: Literal["strict", "replace"]
+) -> Iterator[ChoiceQuestion]:
+    """The questions of a file in order.
+
+    Known are C3's JSON (`[[texts], [{question, choice, answer}], id]`) and objects, in a list or one a line,
+    with a `question`, its `choices`, the `answer` (the text of a choice, its letter, or its number from 0)
+    and perhaps a `passage`. What does not fit is a `DataError` with file, place and rule.
+    """
+    for item in json_items(path, encoding=encoding, errors=errors, lists=True):
+        found = [_flat(item)] if isinstance(item.value, dict) else _of_c3(item)
+        yield from parsed(found, lambda one: _question(one, labelled=labelled))
+
+
+def _flat(item: JsonItem) -> _Found:
+    value: dict[str, Any] = item.value
+
+    def first(names: tuple[str, ...]) -> Any:
+        return next((value[name] for name in names if name in value), None)
+
+    id = str(value.get("id", item.where.rpartition(" ")[2]))
+    passage = first(PASSAGE_NAMES)
+    question, choices = value.get("question", ""), first(CHOICE_NAMES)
+    return _Found(item.where, id, "" if passage is None else passage, question, choices, first(ANSWER_NAMES))
+
+
+def _of_c3(item: JsonItem) -> Iterator[_Found]:
+    value = item.value
+    if len(value) < 2 or not isinstance(value[1], list) or not _are_texts(value[0]):
+        bad(DataError(f"{item.where}: no passage of C3, which is [[texts], [questions], id]"))
+        return
+    name = str(value[2]) if len(value) > 2 else item.where.rpartition(" ")[2]
+    for number, asked in enumerate(value[1]):
+        where = f"{item.file}, passage {name}, question {number + 1}"
+        if not isinstance(asked, dict):
+            bad(DataError(f"{where}: {str(asked)[:40]!r} stands where an object with a question must"))
+            continue
+        passage = "\n".join(value[0])
+        yield _Found(
+            where,
+            str(asked.get("id", f"{name}-{number}")),
+            passage,
+            asked.get("question"),
+            asked.get("choice"),
+            asked.get("answer"),
+        )
+
+
+def _question(found: _Found, *, labelled: bool) -> ChoiceQuestion:
+    where, choices = found.where, found.choices
+    for name, text in (("passage", found.passage), ("question", found.question)):
+        if not isinstance(text, str):
+            raise DataError(f"{where}: {name} is {str(text)[:40]!r}; it must be text")
+    if not _are_texts(choices) or len(choices) < 2:
+        raise DataError(f"{where}: choices is {str(choices)[:40]!r}; a question needs a list of two or more")
+    if not found.question.strip() and not found.passage.strip():
+        raise DataError(f"{where}: there is neither a question nor a passage")
+    answer = _number(where, found.answer, choices) if labelled else None
+    return ChoiceQuestion(found.id, found.passage, found.question, tuple(choices), answer, where)
+
+
+def _number(where: str, answer: Any, choices: list[str]) -> int:
+    if isinstance(answer, str):
+        if answer in choices:
+            return choices.index(answer)
+        answer = answer.strip()
+        named = [n for n, choice in enumerate(choices) if choice.strip() == answer]
+        if named:
+            return named[0]
+        if answer.isdecimal():
+            answer = int(answer)
+        elif len(answer) == 1 and answer.upper() in _LETTERS:
+            answer = _LETTERS.index(answer.upper())
+    if type(answer) is int and 0 <= answer < len(choices):
+        return answer
+    raise DataError(
+        f"{where}: answer is {str(answer)[:40]!r}; it must be one of the {len(choices)} choices, its letter, "
+        "or its number from 0"
+    )
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)

@@ -1,0 +1,127 @@
+"""Attention over packed rows against float64, by every path, for ragged rows and every choice."""
+
+from typing import Any
+
+import pytest
+import torch
+from runtime_paths import PATHS, computing
+from torch import Tensor
+
+from polyseme.runtime.attention import attention
+from polyseme.runtime.states import Quantised
+
+LENGTHS = [5, 1, 1, 40, 0, 17, 16, 33, 150]
+
+
+def numbers(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def starts_of(lengths: list[int]) -> Tensor:
+    return torch.tensor([0, *lengths]).cumsum(0)
+
+
+def wanted(
+    product: Tensor, lengths: list[int], *, num_heads: int, head_size: int, scale: float, **choices: Any
+) -> Tensor:
+    """Row by row and head by head, as the formula is written."""
+    rows = []
+    for part in product.double().split(lengths):
+        length = len(part)
+        query, key, value = part.view(length, 3, num_heads, head_size).permute(1, 2, 0, 3)
+        if choices.get("turn"):
+            query, key = (turned(states, *choices["turn"]) for states in (query, key))
+        scores = query @ key.transpose(-1, -2) * scale
+        away = torch.arange(length) - torch.arange(length)[:, None]
+        if choices.get("distances") is not None:
+            scores = scores + choices["distances"].double()[:, away + choices["distances"].size(1) // 2]
+        if choices.get("causal"):
+            scores = scores.masked_fill(away > 0, float("-inf"))
+        if choices.get("reach") is not None:
+            scores = scores.masked_fill(away.abs() > choices["reach"], float("-inf"))
+        rows.append((scores.softmax(dim=-1) @ value).transpose(0, 1).reshape(length, num_heads * head_size))
+    return torch.cat(rows)
+
+
+def turned(states: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """A pair as a complex number, times that of its angle."""
+    half = states.size(-1) // 2
+    pairs = torch.complex(states[..., :half], states[..., half:])
+    angles = torch.complex(cosines.double(), sines.double())[: states.size(-2)]
+    return torch.cat(((pairs * angles).real, (pairs * angles).imag), dim=-1)
+
+
+def angles(places: int, head_size: int) -> tuple[Tensor, Tensor]:
+    rates = 100.0 ** -(torch.arange(0, head_size, 2) / head_size)
+    table = torch.outer(torch.arange(places), rates)
+    return table.cos(), table.sin()
+
+
+CHOICES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "causal": {"causal": True},
+    "window": {"reach": 6},
+    "narrow": {"reach": 0},
+    "causal-window": {"reach": 20, "causal": True},
+    "rotary": {"turn": angles(150, 12)},
+    "distances": {"distances": numbers(3, 299, seed=5)},
+    "exactly-enough-distances": {"distances": numbers(3, 299, seed=6), "causal": True},
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_agrees_with_float64(path: str, precision: str, choice: str) -> None:
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    product = numbers(sum(LENGTHS), 3 * 3 * 12).to(dtype)
+    shape: dict[str, Any] = {"num_heads": 3, "head_size": 12, "scale": 12**-0.5, **CHOICES[choice]}
+    with computing(path):
+        result = attention(precision=precision, **shape)(product, starts_of(LENGTHS))
+    expected = wanted(product, LENGTHS, **shape)
+    assert isinstance(result, Quantised) == (precision == "int8")
+    plain = result.plain() if isinstance(result, Quantised) else result
+    steps = result.scales[:, None] if isinstance(result, Quantised) else 0.0
+    close = {"fp32": 2e-6, "bf16": 2e-2, "int8": 2e-2}[precision]
+    assert ((plain - expected).abs() <= close * expected.abs().max() + steps).all()
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(("num_heads", "head_size"), [(2, 64), (1, 32), (2, 26), (1, 7), (1, 80)])
+def test_heads_of_any_size(path: str, num_heads: int, head_size: int) -> None:
+    lengths = [2, 31, 48]
+    for dtype, precision, close in ((torch.float32, "fp32", 2e-6), (torch.bfloat16, "bf16", 2e-2)):
+        product = numbers(sum(lengths), 3 * num_heads * head_size).to(dtype)
+        shape: dict[str, Any] = {"num_heads": num_heads, "head_size": head_size, "scale": head_size**-0.5}
+        with computing(path):
+            result = attention(precision=precision, **shape)(product, starts_of(lengths))
+        expected = wanted(product, lengths, **shape)
+        assert (result - expected).abs().max() <= close * expected.abs().max()
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_long_rows_and_large_scores(path: str, precision: str) -> None:
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    product = (numbers(513, 3 * 32) * 6).to(dtype)
+    shape: dict[str, Any] = {"num_heads": 1, "head_size": 32, "scale": 1.0}
+    with computing(path):
+        result = attention(precision=precision, **shape)(product, starts_of([512, 1]))
+    expected = wanted(product, [512, 1], **shape)
+    assert (result - expected).abs().max() <= (1e-4 if precision == "fp32" else 3e-2) * expected.abs().max()
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_row_has_the_same_result_in_any_company(path: str) -> None:
+    product = numbers(60, 3 * 16)
+    with computing(path):
+        made = attention(num_heads=1, head_size=16, scale=0.25, precision="fp32")
+        together = made(product, starts_of([20, 20, 20]))
+        alone = torch.cat([made(part, starts_of([20])) for part in product.split(20)])
+    assert (together - alone).abs().max() < 1e-6
+
+
+def test_no_rows_give_no_states() -> None:
+    with computing("native"):
+        made = attention(num_heads=2, head_size=8, scale=1.0, precision="fp32")
+        assert made(numbers(0, 48), torch.tensor([0])).shape == (0, 16)

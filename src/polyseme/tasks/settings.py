@@ -79,6 +79,9 @@ class RegressionSettings(WholeTextSettings, frozen=True, kw_only=True):
 class FinetuneSettings(Record, frozen=True):
     """How a model is fine-tuned."""
 
+    preset: str | None = None
+    """A published fine-tuning: bert, bert-features, elmo-features, textcnn, ulmfit, electra, gpt, head-first
+    or pet; what is said beside it goes before."""
     way: Way = "full"
     """What learns when: all at once (full); what reads the features of a frozen network; the new head
     first, then all; the layers one after the other, from above (gradual); all at once, but the label fills

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polyseme import progress
+from polyseme.checkpoints.fingerprints import fingerprint
 from polyseme.files import write_whole
 from polyseme.models.batch import Batch
 from polyseme.models.batching import batches_by_length
 from polyseme.models.transformer.model import Transformer
-from polyseme.runtime.native.building import fingerprint
 from polyseme.tasks.rows import collate
 from polyseme.tasks.task import Row
 from polyseme.tasks.ways.layers import FrozenLayers

@@ -153,7 +153,7 @@ class Study:
                 lambda e=engine: workers[e].ask(do="prepare", texts=str(path), profile=profile),
             )
             if chosen is not None:
-                rows[engine] = {**chosen, "seconds": []}
+                rows[engine] = {**chosen, "seconds": [], "cpu": []}
         rounds = 1 if profile == QUALITY else max(self.rounds, 5) if profile == LATENCY else self.rounds
         for number in range(rounds):
             turn = [*rows][number % len(rows) :] + [*rows][: number % len(rows)]
@@ -161,7 +161,8 @@ class Study:
                 done = self._attempt(
                     engine, refused, lambda e=engine: workers[e].ask(do="round", calls=CALLS)
                 )
-                rows[engine]["seconds"].append(done["seconds"] if done else float("nan"))
+                for kind in ("seconds", "cpu"):
+                    rows[engine][kind].append(done[kind] if done else float("nan"))
         for engine in [*rows]:
             done = self._attempt(engine, refused, lambda e=engine: workers[e].ask(do="finish"))
             rows[engine] |= done or {}

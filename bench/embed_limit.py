@@ -9,17 +9,18 @@ counts; int8 is given activations that are quantised already.
 
 import itertools
 import json
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
-from embed_engines import Job, Refused, quickest, torch_instructions
+from embed_engines import Job, Refused, torch_instructions
 from embed_export import read_tokenizer
 from torch import Tensor
 
 Product = Callable[[Tensor], Any]
-TILES = (128, 256, 512, 1024, 2048)
+TILES = (128, 512, 2048)
 
 
 def linear(weight: Tensor, bias: Tensor, tile: int) -> Product:
@@ -47,6 +48,12 @@ PRODUCTS = {"fp32": (linear, prepacked), "bf16": (linear, prepacked), "int8": (q
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.uint8}
 
 
+def _seconds(run: Callable[[int], None]) -> float:
+    begin = time.perf_counter()
+    run(max(TILES))
+    return time.perf_counter() - begin
+
+
 class Limit:
     """The products of one model in one precision."""
 
@@ -58,24 +65,30 @@ class Limit:
         self.job, self.tokenizer = job, read_tokenizer(job.folder)
         self.dtype = TYPES[job.precision]
         self.run: Callable[[int], None] = lambda tokens: None
+        self.setting = ""
 
     def choose(self, texts: Sequence[str]) -> str:
-        tries, reasons = {}, []
-        names = {product.__name__: product for product in PRODUCTS[self.job.precision]}
-        for name, tile, callers in itertools.product(names, TILES, sorted({1, self.job.threads})):
+        self.tokens = sum(len(encoding.ids) for encoding in self.tokenizer.encode_batch(list(texts)))
+        if not self.setting:  # what is fastest depends on the model, not on the profile
+            self._compare()
+        return self.setting
+
+    def _compare(self) -> None:
+        """Try one after another, so that only one more set of weights is in memory at a time."""
+        least, reasons = float("inf"), []
+        ways = sorted({1, self.job.threads})
+        for product, tile, callers in itertools.product(PRODUCTS[self.job.precision], TILES, ways):
             try:
-                tries[name, tile, callers] = self._build(names[name], tile, callers)
-                tries[name, tile, callers](tile)
+                run = self._build(product, tile, callers)
+                seconds = min(_seconds(run), _seconds(run))
             except (RuntimeError, AttributeError) as error:
                 reasons.append(str(error).splitlines()[0])
-                tries.pop((name, tile, callers), None)
-        if not tries:
+                continue
+            if seconds < least:
+                least, self.run = seconds, run
+                self.setting = f"{product.__name__}, {tile} tokens, {callers} at a time"
+        if not self.setting:
             raise Refused(f"torch has no such product here: {reasons[0]}")
-        best = quickest({key: lambda run=run: run(4 * max(TILES)) for key, run in tries.items()})
-        self.run = tries[best]
-        self.tokens = sum(len(encoding.ids) for encoding in self.tokenizer.encode_batch(list(texts)))
-        name, tile, callers = best
-        return f"{name}, {tile} tokens, {callers} at a time"
 
     def _build(self, product: Any, tile: int, callers: int) -> Callable[[int], None]:
         layers = [
@@ -84,15 +97,16 @@ class Limit:
         inputs = [self._states(tile, shape[1]) for shape in self.shapes]
         pool = ThreadPoolExecutor(callers)
 
-        def one(_: int) -> None:
+        def one(size: int) -> None:
             torch.set_num_threads(self.job.threads // callers)
             with torch.inference_mode():
                 for layer in layers:
                     for multiply, states in zip(layer, inputs, strict=True):
-                        multiply(states)
+                        multiply(states[:size])
 
         def run(tokens: int) -> None:
-            list(pool.map(one, range(-(-tokens // tile))))
+            whole, rest = divmod(tokens, tile)
+            list(pool.map(one, [tile] * whole + [rest] * (rest > 0)))
 
         return run
 

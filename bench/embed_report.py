@@ -119,15 +119,16 @@ def _throughput(result: Result) -> list[str]:
     lines = [
         f"{texts:,} texts, {tokens / texts:.1f} tokens on average, {result['settings']['rounds']} rounds",
         "",
-        "| engine | tokens/s | texts/s | peak MiB | lowest cosine | mean cosine | our fp32 × | our bf16 × "
-        "| our int8 × | setting |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| engine | tokens/s | texts/s | tokens/CPU s | peak MiB | lowest cosine | mean cosine | our fp32 × "
+        "| our bf16 × | our int8 × | setting |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for engine, row in engines.items():
         speed = rate(result, engine)
         kept = f"{row['lowest']:.5f} | {row['mean']:.5f}" if "lowest" in row else " | "
         lines.append(
-            f"| {engine} | {speed:,.0f} | {speed * texts / tokens:,.1f} | {row['memory']:,.0f} | {kept} | "
+            f"| {engine} | {speed:,.0f} | {speed * texts / tokens:,.1f} | "
+            f"{tokens / statistics.median(row['cpu']):,.0f} | {row['memory']:,.0f} | {kept} | "
             f"{_ratios(engines, engine)} | {row['setting']} |"
         )
     return [*lines, *_best(result)]

@@ -207,17 +207,17 @@ class _Service:
         return {"setting": setting, "instructions": self.engine.instructions()}
 
     def round(self, calls: int) -> dict[str, Any]:
-        """The seconds of one turn: all texts, or each of some that come alone."""
+        """The seconds of one turn: over all texts, or of each of some that come alone."""
         if self.profile == LATENCY:
             seconds = []
             for text in self.texts[:calls]:
                 begin = time.perf_counter()
                 self.engine.single(text)
                 seconds.append(time.perf_counter() - begin)
-            return {"seconds": seconds}
-        begin = time.perf_counter()
+            return {"seconds": seconds, "cpu": 0.0}
+        begin, used = time.perf_counter(), time.process_time()
         self.vectors = self.engine.encode(self.texts)
-        return {"seconds": time.perf_counter() - begin}
+        return {"seconds": time.perf_counter() - begin, "cpu": time.process_time() - used}
 
     def finish(self) -> dict[str, Any]:
         """The peak of memory in MiB, and where the vectors lie."""

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import platform
+import resource
 import time
 from datetime import date
 from importlib.metadata import version
@@ -55,7 +56,7 @@ class Study:
             return found
         recipe = read_recipe(name)
         store = self.store(name, recipe)
-        begin = time.perf_counter()
+        begin, before = time.perf_counter(), processor_seconds()
         outcome = self.train(name, store)
         if not outcome.finished:
             raise SystemExit(f"{name} was stopped; the same command goes on")
@@ -70,6 +71,7 @@ class Study:
             "measures": outcome.measures,
             "minutes": self.options.minutes,
             "seconds": round(time.perf_counter() - begin),
+            "processor_minutes": round((processor_seconds() - before) / 60, 1),
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result))
@@ -166,6 +168,12 @@ def parameters(folder: Path) -> int:
         return sum(int(np.prod(file.get_slice(name).get_shape())) for name in file.keys())  # noqa: SIM118
 
 
+def processor_seconds() -> float:
+    """Of all cores together, which is what a run costs whatever else the machine does."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
 def reached(row: dict[str, Any]) -> bool:
     """Whether the row learned what it must."""
     below = row["unigram"] is None or row["unigram"] - row["losses"][row["vocabulary"]] >= LEARNED
@@ -178,7 +186,15 @@ def reached(row: dict[str, Any]) -> bool:
 
 def show(rows: dict[str, dict[str, Any]]) -> None:
     """The table, as it is printed in BENCHMARKS.md."""
-    titles = "recipe", "parameters", "minutes", "steps", "tokens", "held-out losses", "word frequencies"
+    titles = (
+        "recipe",
+        "parameters",
+        "minutes (of a core)",
+        "steps",
+        "tokens",
+        "held-out losses",
+        "word frequencies",
+    )
     print(f"| {' | '.join(titles)} | measures | learned |")
     print("|---|---:|---:|---:|---:|---|---:|---|---|")
     for name, row in rows.items():
@@ -187,7 +203,8 @@ def show(rows: dict[str, dict[str, Any]]) -> None:
         fields = (
             name,
             f"{row['parameters'] / 1e6:.2f} M",
-            f"{row['minutes']:g}",
+            f"{row['minutes']:g}"
+            + (f" ({row['processor_minutes']:g})" if "processor_minutes" in row else ""),
             f"{row['steps']:,}",
             f"{row['tokens'] / 1e6:.2f} M",
             losses,

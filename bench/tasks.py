@@ -190,12 +190,14 @@ def tuned(options: argparse.Namespace) -> dict[str, Any]:
 
     data = DATA[options.worker]
     paths = parts(data, Path(options.data), Path(options.out) / "data" / options.worker)
-    chosen = RATES[data.language] | dict(data.options) | {"seeds": SEEDS, "threads": options.threads}
+    chosen = RATES[data.language] | dict(data.options)
+    chosen |= {"seeds": SEEDS, "threads": options.threads, "skip_bad": True}
     model = minilm() if data.language == "en" else Path(options.zh)
     begin = time.perf_counter()
     outcome = polyseme.finetune(data.task, model=model, out=None, **paths, **chosen)
     return {
         "examples": outcome.examples,
+        "left_out": len(outcome.left_out),
         "dev": {name: score.of_seeds for name, score in outcome.dev.items()},
         "test": {name: score.of_seeds for name, score in outcome.test.items()},
         "seconds": round(time.perf_counter() - begin),

@@ -141,8 +141,8 @@ def test_from_and_negative_layers_are_understood() -> None:
 
 REFUSALS = {
     ("recipez",): "there is no command 'recipez' (did you mean 'recipes'?) (see polyseme --help)",
-    ("show",): "show needs one of: tokens, masks, model, store (see polyseme show --help)",
-    ("show", "mask"): "show knows tokens, masks, model, store, not 'mask' (did you mean 'masks'?)",
+    ("show",): "show needs one of: tokens, masks, model, store, machine (see polyseme show --help)",
+    ("show", "mask"): "show knows tokens, masks, model, store, machine, not 'mask' (did you mean 'masks'?)",
     ("recipes", "--jsn"): "there is no option --jsn (did you mean '--json'?) (see polyseme recipes --help)",
     ("recipes", "bert", "more"): "'more' is one argument too many",
     ("recipes", "--out", "x"): "--out needs the name of a recipe",

@@ -1,10 +1,12 @@
 """What a processor offers and what a container leaves of it, from recorded files."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from polyseme.cli import main
 from polyseme.devices import (
     InferencePrecision,
     Processor,
@@ -13,6 +15,7 @@ from polyseme.devices import (
     read_processor,
     usable_cores,
 )
+from polyseme.inspection.machine import show_machine
 
 TREES = Path(__file__).parent / "data" / "cgroups"
 ZEN5 = "avx2 avx512f avx512_bf16 avx512_vnni avx_vnni sse4_2"
@@ -160,3 +163,32 @@ def test_the_precision_is_the_one_asked_for_or_the_next_best(
 def test_this_machine_can_be_read_and_is_read_once() -> None:
     assert processor() is processor()
     assert 1 <= usable_cores() == processor().threads <= processor().allowed <= processor().cores
+
+
+@pytest.mark.parametrize(
+    ("flags", "limit", "precision", "why"),
+    [
+        (ZEN5, "", "bf16", "the processor multiplies bf16"),
+        (SKYLAKE, "", "fp32", "the processor has no instructions that multiply bf16"),
+        (ZEN5, "AVX2", "fp32", "ONEDNN_MAX_CPU_ISA=AVX2 leaves no instructions that multiply bf16"),
+        (SKYLAKE, "AVX512_CORE", "fp32", "the processor has no instructions that multiply bf16"),
+        ("", "", "fp32", "the system does not tell which instructions the processor has"),
+    ],
+)
+def test_the_machine_says_which_precision_auto_takes_and_why(
+    tmp_path: Path, flags: str, limit: str, precision: str, why: str
+) -> None:
+    found = show_machine(with_flags(tmp_path, flags, ONEDNN_MAX_CPU_ISA=limit))
+    assert (found.precision, found.why) == (precision, why)
+    assert found.forbidden == ([] if limit != "AVX2" else sorted(set(ZEN5.split()) - {"avx2", "sse4_2"}))
+
+
+def test_show_machine_speaks_to_people_and_to_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "machine"]) == 0
+    shown = capsys.readouterr().out
+    assert f"threads       {usable_cores()}" in shown
+    assert "\nquota " in shown
+    assert main(["show", "machine", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["threads"] == usable_cores()
+    assert set(told["instructions"]) == processor().instructions

@@ -149,6 +149,7 @@ def test_transformers_gives_the_same_numbers(folder: Path) -> None:
 def test_a_folder_scores_as_in_training_and_alone_as_among_others(folder: Path) -> None:
     report = evaluate("regression", folder / "dev.tsv", model=folder / "tuned", threads=1)
     journal = [json.loads(line) for line in (folder / "tuned" / "journal.jsonl").read_text().splitlines()]
+    # The compiled network differs in the last digit, which may change the order of two neighbours.
     assert report["spearman"] == pytest.approx(max(line["dev"]["spearman"] for line in journal), abs=1e-3)
     assert report["mean_absolute_error"] ** 2 <= report["mean_squared_error"] < 200
     for name, tokens in (("alone", 1), ("together", 10_000)):

@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from reporters import Said
 from runtime_paths import PATHS, computing
 from torch import Tensor
 from torch.nn import functional as F
 
+from polyseme import progress
+from polyseme.runtime import onednn
 from polyseme.runtime.linears import BENDS, gated_linear, linear
 from polyseme.runtime.native.linears import BENDS as NATIVE_BENDS
 from polyseme.runtime.states import Quantised, making_ready, quantise, quantise_rows
@@ -134,3 +137,20 @@ def test_quantise_fills_all_levels() -> None:
     ready = quantise(torch.linspace(-1, 3, 100)[None])
     assert ready.values.min() == 0
     assert ready.values.max() == 255
+
+
+def test_onednn_is_left_alone_where_it_is_missing_or_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = Said()
+    onednn.works.cache_clear()
+    try:
+        with progress.reporting(said):
+            monkeypatch.setitem(onednn.BENDS, "gelu", ("no such thing", ""))
+            assert not onednn.works("fp32")
+            monkeypatch.setitem(onednn.BENDS, "gelu", ("relu", ""))
+            assert onednn.works("bf16") == onednn.works("bf16")
+            onednn.works.cache_clear()
+            assert not onednn.works("fp32")
+    finally:
+        onednn.works.cache_clear()
+    assert all(line.startswith("oneDNN's ") for line in said.lines)
+    assert "are wrong by" in said.lines[-1]

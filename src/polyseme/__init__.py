@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from polyseme.evaluation.perplexity import perplexity
     from polyseme.generation.filling import Filler, fill
     from polyseme.generation.generating import Generator, generate
+    from polyseme.inspection.machine import show_machine
     from polyseme.inspection.masks import show_masks
     from polyseme.inspection.model import show_model
     from polyseme.inspection.store import show_store
@@ -51,6 +52,7 @@ __all__ = [
     "pretrain",
     "recipes",
     "save",
+    "show_machine",
     "show_masks",
     "show_model",
     "show_store",
@@ -78,6 +80,7 @@ _MODULES = {
     "pretrain": "polyseme.training.pretraining",
     "recipes": "polyseme.training.recipes",
     "save": "polyseme.checkpoints.saving",
+    "show_machine": "polyseme.inspection.machine",
     "show_masks": "polyseme.inspection.masks",
     "show_model": "polyseme.inspection.model",
     "show_store": "polyseme.inspection.store",

@@ -44,6 +44,7 @@ COMMANDS: dict[str, Command] = {
     "show masks": Command("polyseme.cli.show_masks", "what an objective makes of a store"),
     "show model": Command("polyseme.cli.show_model", "a model's layers, parameter counts and scales"),
     "show store": Command("polyseme.cli.show_store", "what a token store holds"),
+    "show machine": Command("polyseme.cli.show_machine", "this machine, and what is picked on it"),
     "convert": Command("polyseme.cli.convert", "a model folder to another format"),
 }
 

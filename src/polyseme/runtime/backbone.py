@@ -17,7 +17,7 @@ from polyseme.runtime.packing import Rows, Tile, starts_of
 class CompiledBackbone(Backbone):
     """The encoder of a network for answering: what is computed is packed, what comes out is padded again.
 
-    States are float32, and zeros at padding. It has no parameters and cannot be trained; a lower precision
+    States are float32, and zeros at padding. It cannot be trained; a lower precision
     than fp32 is settled by the first batch. Rows are padded at their end, and hold one text each.
     """
 
@@ -28,6 +28,7 @@ class CompiledBackbone(Backbone):
     ) -> None:
         super().__init__()
         self.config, self.hidden_size = backbone.config, backbone.hidden_size
+        self.pooler = backbone.pooler  # for heads that pool states which they have changed
         self._last = backbone.config.num_layers
         self._gate = Gate(backbone, precision, threads=threads, device=device)
 

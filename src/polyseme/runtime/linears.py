@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from polyseme.runtime import onednn
 from polyseme.runtime.native.linears import NativeLinear
 from polyseme.runtime.states import (
     PLAIN,
@@ -49,6 +50,12 @@ def linear(
     native = kernels(weight.device)
     if native is not None and NativeLinear.can(native, weight, precision):
         return NativeLinear(native, weight, bias, precision, activation=activation, makes_ready=makes_ready)
+    # Fixed and not measured: two engines differ in the last digits, and the same text has to give the same
+    # bits in every run on a machine.
+    if weight.device.type == "cpu" and onednn.works(precision):
+        if precision == "int8":
+            return onednn.ByteLinear(weight, bias, BENDS[activation], makes_ready=makes_ready)
+        return onednn.FloatLinear(weight, bias, precision, activation=activation)
     return PortableLinear(weight, bias, precision=precision, activation=activation, makes_ready=makes_ready)
 
 

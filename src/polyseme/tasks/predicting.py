@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
@@ -29,11 +29,22 @@ _BLOCK = 2048
 """Texts held at once."""
 
 
-FOREIGN: dict[str, tuple[str, dict[str, Any]]] = {
-    "single": ("classification", {"several": False}),
-    "multi": ("classification", {"several": True}),
-    "regression": ("regression", {}),
-    "token-classification": ("tagging", {}),
+class Foreign(NamedTuple):
+    """What answers with a model that another library saved."""
+
+    task: str
+    settings: dict[str, Any]
+    labels: tuple[str, ...] = ()
+    """Of the inventory, where the folder names no classes."""
+
+
+FOREIGN: dict[str, Foreign] = {
+    "single": Foreign("classification", {"several": False}),
+    "multi": Foreign("classification", {"several": True}),
+    "regression": Foreign("regression", {}),
+    "token-classification": Foreign("tagging", {}),
+    "question-answering": Foreign("reading-comprehension", {}, ("span",)),
+    "multiple-choice": Foreign("multiple-choice", {}),
 }
 """Task and settings of a model that another library saved, by `Card.problem` or else by its head."""
 
@@ -51,10 +62,10 @@ class Answerer:
         way = way_of(made)
         head_name = task_kind(made["task"]).head_name if "task" in made else _foreign_head(folder)
         model = load(folder, heads=way.stored_heads(head_name))
+        foreign = FOREIGN.get(model.card.problem or head_name, FOREIGN["single"])
+        task, known = foreign.task, foreign.settings
         if "task" in made:
             task, known = made["task"], made.get("task_settings", {})
-        else:
-            task, known = FOREIGN[model.card.problem or head_name]
         given = {name: value for name, value in options.items() if value is not None}
         chosen, of_task = divided(given, PredictSettings, task)
         self.settings = settings = from_plain(chosen, PredictSettings, where="predict")
@@ -66,7 +77,7 @@ class Answerer:
         self.task = way.task(make_task(task, {**known, **of_task}), model)
         self._tokenizer = model.tokenizer
         self._inventory = from_plain(
-            {"labels": model.card.labels, **made.get("inventory", {})},
+            {"labels": model.card.labels or foreign.labels, **made.get("inventory", {})},
             self.task.inventory_kind,
             where=str(name_or_folder),
         )

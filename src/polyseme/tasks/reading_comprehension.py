@@ -170,13 +170,14 @@ class ReadingComprehension:
         told = dict(reading)
         whole = told.pop("whole", "first")
         head = head or QuestionAnsweringHead(backbone.config, **told)
-        return Reader(backbone, head, _wholes(inventory), whole, self.settings.null_threshold)
+        threshold = self.settings.null_threshold
+        return Reader(backbone, head, inventory, pooling=whole, null_threshold=threshold)
 
     def tune(
         self, module: "Reader", outputs: list[Any], examples: Sequence[Question], inventory: Inventory
     ) -> list[Any]:
         """Choose how far no answer must lie above the best answer for the best F1 of these questions."""
-        if "none" not in inventory.labels or self.settings.null_threshold is not None:
+        if module.null_threshold is None or self.settings.null_threshold is not None:
             return outputs
         count = self._rule(examples)
         bests = [self._candidates(*pair, inventory)[0] for pair in zip(outputs, examples, strict=True)]
@@ -198,7 +199,7 @@ class ReadingComprehension:
         readings = []
         for output, example in zip(outputs, examples, strict=True):
             found = self._candidates(output, example, inventory)
-            if "none" in inventory.labels:
+            if {"yes": True, "no": False, "auto": "none" in inventory.labels}[self.settings.no_answer]:
                 found = _ranked([*found, Answered("", None, None, null_score(output), 0.0)])
             found = _shared(found[: self.settings.n_best])
             readings.append(Reading(example.id, found[0], tuple(found)))
@@ -267,23 +268,27 @@ class ReadingComprehension:
 class Reader(OnBackbone):
     """A backbone with a head for spans, one for answers of the whole passage, and the threshold of dev."""
 
-    null_threshold: Tensor
+    null_threshold: Tensor | None
+    """Where a question may have no answer."""
 
     def __init__(
         self,
         backbone: Transformer,
         head: nn.Module,
-        wholes: Sequence[str],
+        inventory: Inventory,
+        *,
         pooling: str,
         null_threshold: float | None,
     ) -> None:
         super().__init__(backbone, head)
+        wholes = _wholes(inventory)
         self.wholes = nn.Linear(backbone.config.hidden_size, len(wholes)) if wholes else None
         if self.wholes is not None:
             initialise(self.wholes, backbone.config)
         self._chosen = null_threshold
         self._pooling = pooling
-        self.register_buffer("null_threshold", torch.zeros((), dtype=torch.float64))
+        threshold = torch.zeros((), dtype=torch.float64) if "none" in inventory.labels else None
+        self.register_buffer("null_threshold", threshold)
 
     def loss(self, states: States, batch: Batch) -> Loss:
         """The mean loss of beginnings and ends."""
@@ -308,7 +313,8 @@ class Reader(OnBackbone):
 
     def settled(self, outputs: list[Outputs]) -> list[Outputs]:
         """No answer scores less by the threshold."""
-        threshold = float(self.null_threshold) if self._chosen is None else self._chosen
+        of_dev = 0.0 if self.null_threshold is None else float(self.null_threshold)
+        threshold = of_dev if self._chosen is None else self._chosen
         return [shifted(output, -threshold) for output in outputs if isinstance(output, ByToken)]
 
 

@@ -72,9 +72,8 @@ def _example(where: str, plain: dict[str, Any], settings: TaggingSettings, *, la
     said = _chosen(where, known, settings.text_column, TEXT_NAMES, what="text", option="--text-column")
     labels = None
     if labelled:
-        named = {key: value for key, value in known.items() if value is not said}
         labels = _chosen(
-            where, named, settings.label_column, LABEL_NAMES, what="label", option="--label-column"
+            where, known, settings.label_column, LABEL_NAMES, what="label", option="--label-column"
         )
     if isinstance(said, list) and all(isinstance(word, str) for word in said):
         if labelled and not (isinstance(labels, list) and all(isinstance(tag, str) for tag in labels)):

@@ -1,8 +1,8 @@
 """The kernels compiled by the system's compiler, and kept in the user's cache folder.
 
 Only what this user owns and nobody else can write is ever loaded: a library is code. The name of a kept
-library is a hash of the source, the flags, the compiler and the processor, so that a changed one of these
-compiles anew, and a home folder shared by different machines works.
+library is a hash of the source, the flags and the processor, so that a change of any of these compiles anew,
+and a home folder shared by different machines works.
 """
 
 import hashlib
@@ -57,23 +57,30 @@ def built(environment: Mapping[str, str] = os.environ) -> tuple[Path, bool]:
     Raises `CannotBuild` where there is no compiler or it fails. A cache folder that cannot be written or
     trusted is not used; a private one takes its place, for this process alone.
     """
-    compiler = shutil.which("cc", path=environment.get("PATH"))
     flags = (*FLAGS, *instruction_flags(environment))
-    name = f"kernels-{fingerprint(compiler or '', flags)}.so"
+    name = f"kernels-{fingerprint(flags)}.so"
     folder = cache_folder(environment)
     if folder is not None and is_ours(folder / name):
         return folder / name, False
+    compiler = shutil.which("cc", path=environment.get("PATH"))
     if compiler is None:
         raise CannotBuild("no C compiler (cc) was found")
-    if folder is None:
-        folder = Path(tempfile.mkdtemp(prefix="polyseme-"))
-        return compiled(compiler, flags, folder / name), True
-    return compiled(compiler, flags, folder / name), False
+    if folder is not None and os.access(folder, os.W_OK):
+        return compiled(compiler, flags, folder / name), False
+    private = Path(tempfile.mkdtemp(prefix="polyseme-"))
+    try:
+        return compiled(compiler, flags, private / name), True
+    except BaseException:
+        shutil.rmtree(private, ignore_errors=True)
+        raise
 
 
 def compiled(compiler: str, flags: tuple[str, ...], path: Path) -> Path:
     """Compile under a name of its own and rename: two processes at once both end with a whole library."""
-    descriptor, building = tempfile.mkstemp(dir=path.parent, prefix=".building-", suffix=".so")
+    try:
+        descriptor, building = tempfile.mkstemp(dir=path.parent, prefix=".building-", suffix=".so")
+    except OSError as error:
+        raise CannotBuild(f"{path.parent} cannot be written: {error.strerror}") from error
     os.close(descriptor)
     try:
         done = subprocess.run(
@@ -100,11 +107,13 @@ def cache_folder(environment: Mapping[str, str]) -> Path | None:
     # The specification of these folders says that a path which is not absolute is to be ignored.
     base = Path(named) if os.path.isabs(named) else Path.home() / ".cache"
     folder = base / "polyseme" / "native"
+    if folder.is_symlink():
+        return None
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError:
         return None
-    return folder if is_ours(folder.parent) and is_ours(folder) and os.access(folder, os.W_OK) else None
+    return folder if is_ours(folder.parent) and is_ours(folder) else None
 
 
 def is_ours(path: Path) -> bool:
@@ -118,10 +127,10 @@ def is_ours(path: Path) -> bool:
     return not hasattr(os, "getuid") or status.st_uid == os.getuid()
 
 
-def fingerprint(compiler: str, flags: tuple[str, ...]) -> str:
+def fingerprint(flags: tuple[str, ...]) -> str:
     """What a compiled library depends on, in 24 hexadecimal digits."""
     digest = hashlib.sha256(SOURCE.read_bytes())
-    for part in (*flags, compiler, platform.machine(), processor()):
+    for part in (*flags, platform.machine(), processor()):
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()[:24]
 

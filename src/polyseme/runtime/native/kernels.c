@@ -480,18 +480,36 @@ INLINE void tile_of(int type, int m, int vectors, const void *rows, long stride,
 
 /* ---- linear maps ---- */
 
-/* From the sums of whole numbers to what they stand for, the bias added, bent. */
-INLINE void finish(float *tile, int m, long column, const float *scales, const int32_t *zeros,
-                   const float *column_scales, const float *column_sums, const float *bias, int activation,
-                   int is_short) {
-    for (int i = 0; i < m; i++)
+typedef struct {
+    const float *scales;         /* of the rows of bytes, or NULL */
+    const int32_t *zeros;        /* likewise */
+    const float *column_scales;  /* of the weight's bytes */
+    const float *column_sums;    /* of the weight's bytes */
+    const float *bias;
+    int activation;
+} Ending;
+
+/* From a tile of sums to states: what whole numbers stand for, the bias added, bent, in the result's type. */
+INLINE void finish(const Ending *ending, float *tile, int m, long row, long column, long count, void *to,
+                   int type, long to_stride, int is_short) {
+    for (int i = 0; i < m; i++) {
+        float *sums = tile + i * COLUMNS;
+        void *place = (void *)at(to, type, i * to_stride);
         for (int j = 0; j < COLUMNS; j += WIDTH) {
-            vf v = load(tile + i * COLUMNS + j);
-            if (scales)
-                v = (v - (float)zeros[i] * load(column_sums + column + j)) *
-                    (scales[i] * load(column_scales + column + j));
-            store(tile + i * COLUMNS + j, bend(v + load(bias + column + j), activation, is_short));
+            vf v = load(sums + j);
+            if (ending->scales)
+                v = (v - (float)ending->zeros[row + i] * load(ending->column_sums + column + j)) *
+                    (ending->scales[row + i] * load(ending->column_scales + column + j));
+            v = bend(v + load(ending->bias + column + j), ending->activation, is_short);
+            if (count < COLUMNS)
+                store(sums + j, v);
+            else if (type == F32)
+                store((float *)place + j, v);
+            else
+                store_bf16((uint16_t *)place + j, v);
         }
+        if (count < COLUMNS) write_row(place, type, sums, count);
+    }
 }
 
 /* `panels`, `column_scales`, `column_sums` and `bias` are filled up to whole panels. With `out_type` U8 the
@@ -501,10 +519,10 @@ int native_linear(int type, long tokens, long depth, long columns, const void *s
                   const float *column_sums, const float *bias, int activation, void *out, int out_type,
                   float *out_scales, int32_t *out_zeros) {
     float tile[ROWS * COLUMNS] __attribute__((aligned(64)));
-    const long wide = (columns + COLUMNS - 1) / COLUMNS * COLUMNS;
+    const Ending ending = {scales, zeros, column_scales, column_sums, bias, activation};
     const long block = out_type == U8 ? 2 * ROWS : 8 * ROWS; /* rows that share a panel while it is in cache */
     float *waiting = NULL;
-    if (out_type == U8 && !(waiting = malloc((size_t)(block * wide) * 4))) return 1;
+    if (out_type == U8 && !(waiting = malloc((size_t)(block * columns) * 4))) return 1;
     for (long begin = 0; begin < tokens; begin += block) {
         const long end = begin + block < tokens ? begin + block : tokens;
         for (long column = 0; column < columns; column += COLUMNS) {
@@ -513,18 +531,19 @@ int native_linear(int type, long tokens, long depth, long columns, const void *s
             for (long row = begin; row < end; row += ROWS) {
                 const int m = end - row < ROWS ? (int)(end - row) : ROWS;
                 tile_of(type, m, 2, at(states, type, row * depth), depth, panel, depth, tile, COLUMNS);
-                finish(tile, m, column, scales ? scales + row : NULL, zeros ? zeros + row : NULL,
-                       column_scales, column_sums, bias, activation, out_type != F32);
-                for (int i = 0; i < m; i++)
-                    if (waiting)
-                        memcpy(waiting + (row - begin + i) * wide + column, tile + i * COLUMNS, COLUMNS * 4);
-                    else
-                        write_row((void *)at(out, out_type, (row + i) * columns + column), out_type,
-                                  tile + i * COLUMNS, count);
+                if (waiting)
+                    finish(&ending, tile, m, row, column, count, waiting + (row - begin) * columns + column,
+                           F32, columns, 1);
+                else if (out_type == F32)
+                    finish(&ending, tile, m, row, column, count, (float *)out + row * columns + column, F32,
+                           columns, 0);
+                else
+                    finish(&ending, tile, m, row, column, count, (uint16_t *)out + row * columns + column, BF16,
+                           columns, 1);
             }
         }
         for (long row = begin; waiting && row < end; row++)
-            quantise_row(waiting + (row - begin) * wide, columns, (uint8_t *)out + row * columns,
+            quantise_row(waiting + (row - begin) * columns, columns, (uint8_t *)out + row * columns,
                          out_scales + row, out_zeros + row);
     }
     free(waiting);

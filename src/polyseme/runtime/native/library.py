@@ -62,15 +62,22 @@ def _loaded() -> Library | None:
     if os.environ.get(SWITCH, "1") == "0":
         return None
     try:
-        path, is_private = built()
+        return _build_and_load(again=True)
     except CannotBuild as error:
         progress.say(f"the fast kernels could not be compiled ({error}); torch's own calls are used, slower")
         return None
+
+
+def _build_and_load(*, again: bool) -> Library:
+    path, is_private = built()
     try:
         return Library(str(path))
     except (OSError, AttributeError) as error:
-        progress.say(f"the fast kernels could not be loaded ({error}); torch's own calls are used, slower")
-        return None
+        # A file cut short by a power failure would else be in the way for ever.
+        path.unlink(missing_ok=True)
+        if not again:
+            raise CannotBuild(f"{path} cannot be loaded: {error}") from error
     finally:
         if is_private:
             shutil.rmtree(path.parent, ignore_errors=True)
+    return _build_and_load(again=False)

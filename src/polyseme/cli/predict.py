@@ -31,7 +31,7 @@ class Options(Answering, frozen=True, kw_only=True):
     file: Positional[str]
     """The examples, as in fine-tuning, or one text a line; labels are not looked at."""
     out: str
-    """Where the answers go, one JSON object a line."""
+    """Where the answers go, one JSON object a line; words and tags where the name ends in .conll."""
 
 
 def run(options: Options) -> None:

@@ -1,6 +1,6 @@
 """Answers of a fine-tuned model: written for a file of texts, or scored against a labelled one."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from polyseme.tasks.answering_together import evaluate_together, is_together, pr
 from polyseme.tasks.rows import count_cut, outputs_of, say_cut
 from polyseme.tasks.settings import PredictSettings
 from polyseme.tasks.skipping import leaving_out, parsed
-from polyseme.tasks.task import Row, divided, make_task, task_kind
+from polyseme.tasks.task import InColumns, Row, divided, make_task, task_kind
 from polyseme.tasks.ways.way import way_of
 
 _BLOCK = 2048
@@ -131,7 +131,8 @@ class Answerer:
 def predict(file: str | Path, *, model: str | Path, out: str | Path, **options: Any) -> int:
     """Write one JSON line for each example of `file`, in order, and return their number.
 
-    Labels in the file are not looked at. A file of one column without header is one text a line.
+    Labels in the file are not looked at. A file of one column without header is one text a line. Where `out`
+    ends in .conll, answers about words are written as lines of word and tag.
 
     >>> predict("reviews.tsv", model="mine", out="answers.jsonl")  # doctest: +SKIP
     1200
@@ -139,6 +140,7 @@ def predict(file: str | Path, *, model: str | Path, out: str | Path, **options: 
     if is_together(model):
         return predict_together(file, model=model, out=out, **options)
     answerer = Answerer(model, **options)
+    written = _writer(answerer.task, Path(out))
     examples = answerer.task.read(Path(file), labelled=False)
     total = 0
     with (
@@ -148,8 +150,7 @@ def predict(file: str | Path, *, model: str | Path, out: str | Path, **options: 
     ):
         for block in _blocks(examples):
             answers = answerer.answers(block)
-            lines = [msgspec.json.encode(answerer.task.write(answer)) for answer in answers]
-            target.write(b"".join(line + b"\n" for line in lines))
+            target.write(b"".join(map(written, answers)))
             work.advance(len(block))
             total += len(block)
     answerer.say_cut(str(file))
@@ -174,6 +175,15 @@ def evaluate(task: str, file: str | Path, *, model: str | Path, **options: Any) 
     left.say(str(file))
     report = answerer.report([answer for _, answer in answered], [example for example, _ in answered])
     return report | ({"left_out": left.errors} if answerer.settings.skip_bad else {})
+
+
+def _writer(task: Any, out: Path) -> Callable[[Any], bytes]:
+    """What an answer is in a file of this name."""
+    if out.suffix != ".conll":
+        return lambda answer: msgspec.json.encode(task.write(answer)) + b"\n"
+    if not isinstance(task, InColumns):
+        raise SettingsError(f"answers of {task.name} have no columns; name a file that ends in .jsonl")
+    return lambda answer: task.columns(answer).encode()
 
 
 def _foreign_head(folder: Path) -> str:

@@ -42,7 +42,8 @@ def run(options: Options) -> None:
     from polyseme.tasks.finetuning import finetune
 
     outcome = finetune(**by_name(options))
-    columns = {"dev": outcome.dev, "test": outcome.test} if outcome.test else {"dev": outcome.dev}
+    columns = {"dev": outcome.dev, "test": outcome.test, "out of fold": outcome.out_of_fold}
+    columns = {name: scores for name, scores in columns.items() if scores}
     print_table(
         ["score", *columns],
         [(name, *(in_words(scores[name]) for scores in columns.values())) for name in outcome.dev],

@@ -1,6 +1,7 @@
 """Less memory, other weights of the classes, and folds: the same learning, arranged in another way."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from polyseme.errors import SettingsError
 from polyseme.models.batch import Batch
 from polyseme.tasks.finetuning import Outcome, finetune
 from polyseme.tasks.folds import folds
+from polyseme.tasks.rows import collate
 from polyseme.tasks.task import Row
 from polyseme.tasks.ways.class_weights import class_weights
-from polyseme.tasks.ways.smaller import compute_twice, parts_of
+from polyseme.tasks.ways.smaller import compute_twice, in_parts
 
 
 @pytest.fixture(scope="module")
@@ -52,17 +54,25 @@ def gradients(module: Any, batch: Batch, parts: Any) -> dict[str, torch.Tensor]:
 def test_parts_of_a_batch_and_layers_computed_twice_give_its_gradient(
     folder: Path, weights: torch.Tensor | None
 ) -> None:
-    _, module, _ = prepared(folder)
+    shared, module, _ = prepared(folder)
     if weights is not None:
         module.weigh(weights)
-    batch = Batch(torch.randint(5, 90, (7, 9)), labels=torch.tensor([0, 1, 1, 0, 1, 1, 1]))
-    whole = gradients(module, batch, [(batch, 1.0)])
-    split = parts_of(3, weights=weights)(batch)
+    rng = np.random.default_rng(0)
+    rows = [
+        Row(rng.integers(5, 90, int(rng.integers(2, 12))).astype(np.int32), label=np.array(label))
+        for label in (0, 1, 1, 0, 1, 1, 1)
+    ]
+
+    def collated(of: Sequence[Row]) -> Batch:
+        return collate(of, padding=0, config=shared.config)
+
+    whole = gradients(module, collated(rows), [(collated(rows), 1.0)])
+    split = in_parts(rows, 3, collated, weights=weights)
     assert [len(part.input_ids) for part, _ in split] == [3, 3, 1]
     assert sum(share for _, share in split) == pytest.approx(1)
     compute_twice(module.backbone)
-    for parts in (split, [(batch, 1.0)]):
-        found = gradients(module, batch, parts)
+    for parts in (split, [(collated(rows), 1.0)]):
+        found = gradients(module, collated(rows), parts)
         assert all(torch.allclose(found[name], whole[name], atol=1e-6) for name in whole)
 
 
@@ -81,12 +91,20 @@ def test_layers_computed_twice_drop_the_same_numbers(tmp_path: Path) -> None:
     assert all(torch.allclose(found[0][name], found[1][name], atol=1e-6) for name in found[0])
 
 
-def test_tokens_count_by_their_labels_and_rows_that_belong_together_stay_together() -> None:
-    labels = torch.full((6, 4), -100)
-    labels[0, :3], labels[3, :1] = 1, 2
-    batch = Batch(torch.ones(6, 4, dtype=torch.long), token_labels=labels, labels=torch.ones(3))
-    split = parts_of(4, together=3)(batch)
-    assert [(len(part.input_ids), share) for part, share in split] == [(3, 0.75), (3, 0.25)]
+def test_tokens_count_by_their_labels_and_rows_that_belong_together_stay_together(folder: Path) -> None:
+    shared, _, _ = prepared(folder)
+    ids = np.array([5, 6, 7, 8], np.int32)
+
+    def collated(of: Sequence[Row]) -> Batch:
+        return collate(of, padding=0, config=shared.config)
+
+    tagged = [
+        Row(ids, token_labels=np.array(of)) for of in ([1, 1, 1, -100], [-100] * 4, [2, -100, -100, -100])
+    ]
+    assert [share for _, share in in_parts(tagged, 1, collated, weights=None)] == [0.75, 0.25]
+    choices = [Row(ids, beside=(Row(ids),) * count) for count in (2, 1, 3)]
+    split = in_parts(choices, 2, collated, weights=None)
+    assert [(len(part.input_ids), share) for part, share in split] == [(5, 2 / 3), (4, 1 / 3)]
 
 
 def test_class_weights_are_torchs_and_balanced_ones_scikit_learns(folder: Path) -> None:

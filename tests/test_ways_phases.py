@@ -13,13 +13,17 @@ from test_finetuning import reviews
 from polyseme.checkpoints.loading import load
 from polyseme.errors import SettingsError
 from polyseme.models.batch import Batch
-from polyseme.records import from_flat
+from polyseme.records import defaults_of, flat_names, from_flat
+from polyseme.tasks import TASKS
 from polyseme.tasks.classification import Classification
 from polyseme.tasks.finetuning import Outcome, finetune
 from polyseme.tasks.preparation import Preparation
 from polyseme.tasks.settings import FinetuneSettings
+from polyseme.tasks.task import settings_kind
 from polyseme.tasks.ways.adversarial import Adversarial
 from polyseme.tasks.ways.phases import Phase, optimizers, set_mode
+from polyseme.tasks.ways.presets import PRESETS, with_preset
+from polyseme.tasks.ways.way import make_way
 from polyseme.training.schedules import Schedule
 
 
@@ -208,3 +212,25 @@ def test_shared_layers_and_models_without_a_head_of_their_own_have_phases_too(fo
 def test_wrong_values_are_named(folder: Path, options: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         tuned(folder, None, **options)
+
+
+def test_presets_are_settings_and_what_is_said_beside_them_goes_before() -> None:
+    usual = defaults_of(FinetuneSettings)
+    for name, options in PRESETS.items():
+        pattern = {"pattern": "review"} if options.get("way") == "filling" else {}
+        settings = from_flat(with_preset({"preset": name, **pattern}, usual), FinetuneSettings, where=name)
+        assert make_way(settings).settings.preset == name
+    said = with_preset({**usual, "preset": "ulmfit", "layer_decay": 0.9, "epochs": 7}, usual)
+    assert (said["way"], said["layer_decay"], said["epochs"]) == ("gradual", 0.9, 7)
+    assert said["schedule"] == "slanted-triangular"
+    with pytest.raises(SettingsError, match=r"there is no preset 'ulmfi' .did you mean 'ulmfit'"):
+        with_preset({"preset": "ulmfi"}, usual)
+
+
+def test_settings_stay_short() -> None:
+    assert len(FinetuneSettings.__struct_fields__) <= 24
+    names = flat_names(FinetuneSettings)
+    assert len(names) == len(set(names))
+    for task in TASKS:
+        shared = set(names) & set(settings_kind(task).__struct_fields__)
+        assert not shared, f"{task} and fine-tuning both call something {shared}"

@@ -68,6 +68,17 @@ def flat_names(kind: type[msgspec.Struct]) -> list[str]:
     return names
 
 
+def defaults_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """What the keywords of `from_flat` mean where they are absent; without those that must be given."""
+    found: dict[str, Any] = {}
+    for field in msgspec.structs.fields(kind):
+        if field.default is not msgspec.NODEFAULT:
+            found[field.name] = field.default
+        if isinstance(field.default, msgspec.Struct):
+            found |= defaults_of(type(field.default))
+    return found
+
+
 def to_plain(record: msgspec.Struct) -> dict[str, Any]:
     """The record as dictionaries, lists, strings and numbers."""
     plain: dict[str, Any] = msgspec.to_builtins(record)

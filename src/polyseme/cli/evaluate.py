@@ -7,6 +7,7 @@ from tyro.conf import Positional
 from polyseme.cli.parsing import by_name
 from polyseme.cli.predict import Answering
 from polyseme.cli.tables import print_json, print_table
+from polyseme.cli.task_options import with_settings_of_model
 
 
 class Options(Answering, frozen=True, kw_only=True):
@@ -21,6 +22,11 @@ class Options(Answering, frozen=True, kw_only=True):
     """The labelled examples."""
     json: bool = False
     """The scores as JSON."""
+
+
+def options_for(arguments: list[str]) -> type[Options]:
+    """The options with those of the model's task."""
+    return with_settings_of_model(Options, arguments)
 
 
 def run(options: Options) -> None:

@@ -42,15 +42,17 @@ def run(options: Options) -> None:
     from polyseme.tasks.finetuning import finetune
 
     outcome = finetune(**by_name(options))
-    columns = {"dev": outcome.dev, "test": outcome.test} if outcome.test else {"dev": outcome.dev}
+    columns = {"dev": outcome.dev, "test": outcome.test, "out of fold": outcome.out_of_fold}
+    columns = {name: scores for name, scores in columns.items() if scores}
     print_table(
         ["score", *columns],
-        [(name, *(_in_words(scores[name]) for scores in columns.values())) for name in outcome.dev],
+        [(name, *(in_words(scores[name]) for scores in columns.values())) for name in outcome.dev],
         numbers=list(columns),
     )
     print(f"{outcome.folder}: fine-tuned on {outcome.examples:,} examples")
 
 
-def _in_words(score: "Score") -> str:
+def in_words(score: "Score") -> str:
+    """Mean, and deviation where there are several seeds."""
     deviation = f" ± {score.deviation:.4f}" if len(score.of_seeds) > 1 else ""
     return f"{score.mean:.4f}{deviation}"

@@ -5,16 +5,16 @@ from typing import Literal
 from tyro.conf import Positional
 
 from polyseme.cli.parsing import by_name
+from polyseme.cli.task_options import with_settings_of_model
+from polyseme.records import Record
 from polyseme.tasks.settings import PredictSettings
 
 
-class Answering(PredictSettings, frozen=True, kw_only=True):
-    """What `predict` and `evaluate` share: the model, and how its examples are read."""
+class Columns(Record, frozen=True):
+    """How the examples of a model that another library saved are read."""
 
-    model: str
-    """The folder of the fine-tuned model."""
     text_column: str | None = None
-    """Column of the text, by name or by number from 0; this and the next as in fine-tuning, if not given."""
+    """Column of the text, by name or by number from 0; usually found by its name."""
     pair_column: str | None = None
     """Column of the second text of a pair."""
     label_column: str | None = None
@@ -25,6 +25,15 @@ class Answering(PredictSettings, frozen=True, kw_only=True):
     """What to do with bytes that are not in the encoding."""
 
 
+class Answering(PredictSettings, frozen=True, kw_only=True):
+    """What `predict` and `evaluate` share: the model, and how its examples are read."""
+
+    model: str
+    """The folder of the fine-tuned model; with it, --help shows the options of its task."""
+    examples: Columns = Columns()
+    """As in fine-tuning, if not given."""
+
+
 class Options(Answering, frozen=True, kw_only=True):
     """Write an answer with its probabilities for each example of a file, as JSON lines."""
 
@@ -32,6 +41,11 @@ class Options(Answering, frozen=True, kw_only=True):
     """The examples, as in fine-tuning, or one text a line; labels are not looked at."""
     out: str
     """Where the answers go, one JSON object a line; words and tags where the name ends in .conll."""
+
+
+def options_for(arguments: list[str]) -> type[Options]:
+    """The options with those of the model's task."""
+    return with_settings_of_model(Options, arguments)
 
 
 def run(options: Options) -> None:

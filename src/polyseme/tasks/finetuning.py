@@ -12,7 +12,7 @@ import msgspec
 
 from polyseme.checkpoints.model import Model
 from polyseme.files import write_whole
-from polyseme.records import from_flat
+from polyseme.records import defaults_of, from_flat
 from polyseme.tasks.folds import folds
 from polyseme.tasks.partial import Partial, check_command, partial
 from polyseme.tasks.preparation import Data, Preparation
@@ -21,6 +21,7 @@ from polyseme.tasks.settings import FinetuneSettings
 from polyseme.tasks.skipping import leaving_out
 from polyseme.tasks.task import divided, make_task
 from polyseme.tasks.ways.memory import Fit, fitting
+from polyseme.tasks.ways.presets import with_preset
 
 
 class Score(NamedTuple):
@@ -76,6 +77,7 @@ def finetune(
     >>> finetune("classification", train="a.tsv", dev="b.tsv", model="mini", out="mine")  # doctest: +SKIP
     """
     chosen, of_task = divided(options, FinetuneSettings, task)
+    chosen = with_preset(chosen, defaults_of(FinetuneSettings))
     settings = from_flat(chosen, FinetuneSettings, where="finetune")
     with partial(out) as place:
         shared = Preparation(make_task(task, of_task), model, settings)

@@ -18,6 +18,7 @@ from polyseme.files import whole_file
 from polyseme.models.transformer.model import Transformer
 from polyseme.records import from_plain
 from polyseme.runtime.backbone import CompiledBackbone
+from polyseme.tasks.answering_together import evaluate_together, is_together, predict_together
 from polyseme.tasks.rows import count_cut, outputs_of, say_cut
 from polyseme.tasks.settings import PredictSettings
 from polyseme.tasks.skipping import leaving_out, parsed
@@ -136,6 +137,8 @@ def predict(file: str | Path, *, model: str | Path, out: str | Path, **options: 
     >>> predict("reviews.tsv", model="mine", out="answers.jsonl")  # doctest: +SKIP
     1200
     """
+    if is_together(model):
+        return predict_together(file, model=model, out=out, **options)
     answerer = Answerer(model, **options)
     written = _writer(answerer.task, Path(out))
     examples = answerer.task.read(Path(file), labelled=False)
@@ -161,6 +164,8 @@ def evaluate(task: str, file: str | Path, *, model: str | Path, **options: Any) 
     >>> evaluate("classification", "test.tsv", model="mine")["accuracy"]  # doctest: +SKIP
     0.915
     """
+    if is_together(model):
+        return evaluate_together(task, file, model=model, **options)
     answerer = Answerer(model, **options)
     if answerer.task.name != task:
         raise SettingsError(f"{model} was fine-tuned for {answerer.task.name}, not for {task}")

@@ -9,7 +9,6 @@ import msgspec
 import torch
 from torch import Tensor
 
-from polyseme.checkpoints.loading import load
 from polyseme.checkpoints.model import Card, Model
 from polyseme.devices import environment, pick_device, pick_precision, usable_cores
 from polyseme.errors import CheckpointError, SettingsError
@@ -47,7 +46,7 @@ class Preparation:
         self.device = pick_device(machine.device)
         self.precision = pick_precision(machine.precision, self.device)
         self.source = "memory" if isinstance(model, Model) else str(model)
-        self.base = model if isinstance(model, Model) else load(model, heads=self.way.heads)
+        self.base = model if isinstance(model, Model) else self.way.load(model)
         if self.base.tokenizer is None:
             raise CheckpointError(f"{self.source} has no tokenizer, so it cannot read text")
         self.tokenizer: Tokenizer = self.base.tokenizer

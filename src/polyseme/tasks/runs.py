@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,11 +17,11 @@ from polyseme.seeding import derived, generator
 from polyseme.tasks.preparation import Data, Preparation
 from polyseme.tasks.rows import collate, shuffled_batches
 from polyseme.tasks.run_state import Standing, read_run, write_run
-from polyseme.tasks.task import Outputs, TaskModule
+from polyseme.tasks.task import Outputs, Row, TaskModule
 from polyseme.tasks.ways.adversarial import Adversarial
 from polyseme.tasks.ways.memory import Fit
 from polyseme.tasks.ways.phases import Phase, optimizers, set_mode
-from polyseme.tasks.ways.smaller import Split, compute_twice, parts_of, whole
+from polyseme.tasks.ways.smaller import compute_twice, in_parts
 from polyseme.training import loop
 from polyseme.training.optimizers import Optimizers
 from polyseme.training.schedules import Schedule
@@ -61,9 +61,7 @@ def run(
             compute_twice(module.backbone)
         running = _Running(shared, seed, data, module, folder)
         running.label = label or f"seed {seed}"
-        if fit is not None:
-            beside = max(len(row.beside) for row in running.rows) + 1
-            running.split = parts_of(fit.rows * beside, together=beside, weights=shared.weights)
+        running.together = fit.rows if fit is not None else shared.settings.batch_size
         return running.run()
 
 
@@ -83,7 +81,8 @@ class _Running:
         self.rows = [row for of_example in data["train"].rows for row in of_example]
         self.lengths = np.array([len(row.input_ids) for row in self.rows], dtype=np.int64)
         self.per_epoch = math.ceil(len(self.rows) / self.settings.batch_size)
-        self.split: Split = whole
+        self.together = self.settings.batch_size
+        self.chosen: list[Row] = []
         self.label = ""
         self.standing = Standing()
         self.best: dict[str, Tensor] = {}
@@ -149,7 +148,7 @@ class _Running:
                 clip=self.settings.clip,
                 precision=self.shared.precision,
                 device=self.shared.device,
-                split=self.split,
+                split=self._parts,
             )
         if phase.restores:
             self.module.load_state_dict(self.best)
@@ -191,5 +190,14 @@ class _Running:
             rng = generator(self.seed, "batches", epoch)
             batches = shuffled_batches(self.lengths, batch_size=self.settings.batch_size, rng=rng)
             for numbers in batches[passed if epoch == start + first else 0 :]:
-                chosen = [self.rows[n] for n in numbers]
-                yield collate(chosen, padding=self.shared.tokenizer.filling_id, config=self.shared.config)
+                self.chosen = [self.rows[n] for n in numbers]
+                yield self._collated(self.chosen)
+
+    def _parts(self, batch: Batch) -> Sequence[tuple[Batch, float]]:
+        """The batch that was just drawn, in parts where so many rows do not fit into memory."""
+        if len(self.chosen) <= self.together:
+            return [(batch, 1.0)]
+        return in_parts(self.chosen, self.together, self._collated, weights=self.shared.weights)
+
+    def _collated(self, rows: Sequence[Row]) -> Batch:
+        return collate(rows, padding=self.shared.tokenizer.filling_id, config=self.shared.config)

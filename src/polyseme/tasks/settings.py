@@ -6,6 +6,7 @@ from polyseme.devices import InferencePrecision
 from polyseme.records import Record
 from polyseme.tasks.ways.settings import (
     FeatureSettings,
+    FillingSettings,
     MachineSettings,
     RateSettings,
     SavingSettings,
@@ -13,7 +14,7 @@ from polyseme.tasks.ways.settings import (
     SubsetSettings,
 )
 
-Way = Literal["full", "frozen", "head-first", "gradual"]
+Way = Literal["full", "frozen", "head-first", "gradual", "filling"]
 
 
 class ColumnSettings(Record, frozen=True, kw_only=True):
@@ -78,9 +79,13 @@ class RegressionSettings(WholeTextSettings, frozen=True, kw_only=True):
 class FinetuneSettings(Record, frozen=True):
     """How a model is fine-tuned."""
 
+    preset: str | None = None
+    """A published fine-tuning: bert, bert-features, elmo-features, textcnn, ulmfit, electra, gpt, head-first
+    or pet; what is said beside it goes before."""
     way: Way = "full"
     """What learns when: all at once (full); what reads the features of a frozen network; the new head
-    first, then all; the layers one after the other, from above (gradual)."""
+    first, then all; the layers one after the other, from above (gradual); all at once, but the label fills
+    a blank, for few examples (filling)."""
     learning_rate: float = 1e-4
     """Of the layers, at its highest."""
     epochs: int = 4
@@ -115,6 +120,7 @@ class FinetuneSettings(Record, frozen=True):
     rates: RateSettings = RateSettings()
     stages: StageSettings = StageSettings()
     features: FeatureSettings = FeatureSettings()
+    filling: FillingSettings = FillingSettings()
     subset: SubsetSettings = SubsetSettings()
     machine: MachineSettings = MachineSettings()
     saving: SavingSettings = SavingSettings()

@@ -2,6 +2,7 @@
 
 WAYS: dict[str, str] = {
     "full": "polyseme.tasks.ways.full:Full",
+    "filling": "polyseme.tasks.ways.filling:Filling",
     "frozen": "polyseme.tasks.ways.frozen:Frozen",
     "head-first": "polyseme.tasks.ways.head_first:HeadFirst",
     "gradual": "polyseme.tasks.ways.gradual:Gradual",

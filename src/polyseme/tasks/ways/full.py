@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from polyseme.checkpoints.formats import format_of
+from polyseme.checkpoints.loading import load
 from polyseme.checkpoints.model import Card, Model
 from polyseme.checkpoints.saving import save
 from polyseme.checkpoints.task_tensors import TASK_TENSORS
@@ -27,9 +28,15 @@ class Full:
     """What is read of the model beside its backbone."""
     trains_backbone = True
     """Whether the network itself learns at any time."""
+    may_rest = True
+    """Whether frozen features of it are the same task with less memory."""
 
     def __init__(self, settings: FinetuneSettings) -> None:
         self.settings = settings
+
+    def load(self, model: str | Path) -> Model:
+        """The model to start from, with the heads that this way reads."""
+        return load(model, heads=self.heads)
 
     def task(self, task: Task[Any, Any], base: Model) -> Task[Any, Any]:
         """The task as this way sees it."""

@@ -70,6 +70,44 @@ class FeatureSettings(Record, frozen=True, kw_only=True):
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
+PATTERNS = {
+    "review-zh": "{text}总的来说，很{blank}。",
+    "news-zh": "下面是一则{blank}新闻：{text}",
+    "topic-zh": "{text}这句话说的是{blank}。",
+    "pair-zh": "{text}？{blank}，{pair}",
+    "review": "{text} All in all, it was {blank}.",
+    "news": "{blank} News: {text}",
+    "pair": "{text}? {blank}, {pair}",
+}
+"""Texts with a blank, by name; the English ones are those of Schick and Schütze 2021, section 4."""
+
+
+class FillingSettings(Record, frozen=True, kw_only=True):
+    """A blank whose filling is the label."""
+
+    pattern: str | None = None
+    """Filling: what is read, with {text}, {blank} and for pairs {pair}; or review-zh, news-zh, topic-zh,
+    pair-zh, review, news, pair."""
+    label_words: tuple[str, ...] = ()
+    """Filling: what stands in the blank for a label, as LABEL=WORD; the others stand there themselves."""
+
+    def __post_init__(self) -> None:
+        written = self.written
+        if written is not None and (written.count("{blank}") != 1 or written.count("{text}") != 1):
+            raise ValueError(
+                f"pattern {self.pattern!r} must hold {{text}} and {{blank}} once each; "
+                f"write it so, or name one of {', '.join(PATTERNS)}"
+            )
+        for entry in self.label_words:
+            if not all(entry.partition("=")):
+                raise ValueError(f"label_words {entry!r} is not LABEL=WORD")
+
+    @property
+    def written(self) -> str | None:
+        """The pattern itself, where a name was given."""
+        return None if self.pattern is None else PATTERNS.get(self.pattern, self.pattern)
+
+
 class SubsetSettings(Record, frozen=True, kw_only=True):
     """A part of the training examples."""
 

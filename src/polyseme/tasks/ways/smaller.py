@@ -2,50 +2,44 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
 
-import torch
+import numpy as np
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from polyseme.models.batch import IGNORED, Batch
-
-Split = Callable[[Batch], Sequence[tuple[Batch, float]]]
-
-
-def whole(batch: Batch) -> Sequence[tuple[Batch, float]]:
-    """The batch as it is."""
-    return ((batch, 1.0),)
+from polyseme.tasks.task import Row
 
 
-def parts_of(rows: int, *, together: int = 1, weights: Tensor | None = None) -> Split:
-    """Cut a batch into parts of at most `rows` rows, `together` of which belong to each other.
+def in_parts(
+    rows: Sequence[Row], size: int, collated: Callable[[Sequence[Row]], Batch], *, weights: Tensor | None
+) -> list[tuple[Batch, float]]:
+    """A batch of rows as batches of at most `size` of them, each with its share of the whole loss.
 
-    A loss is a mean over what is to be answered, so a part's share is how much of that it holds: rows,
-    tokens with a label, or, with `weights`, the weights of their classes. The parts' gradients then sum up to
-    the whole batch's.
+    A loss is a mean over what is to be answered, so a part's share is how much of that it holds: tokens with
+    a label where tokens have labels, else rows, or with `weights` the weights of their classes. The parts'
+    gradients then sum up to the whole batch's; where a loss is a sum of means over different things, only
+    nearly so.
     """
-    size = max(1, rows // together) * together
-
-    def split(batch: Batch) -> Sequence[tuple[Batch, float]]:
-        count = len(batch.input_ids)
-        if count <= size:
-            return whole(batch)
-        parts = [_rows(batch, slice(start, start + size)) for start in range(0, count, size)]
-        amounts = [amount(part, weights) for part in parts]
-        total = sum(amounts)
-        return [(part, each / total) for part, each in zip(parts, amounts, strict=True) if each]
-
-    return split
+    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+    amounts = [amount(part, weights) for part in parts]
+    total = sum(amounts)
+    if len(parts) == 1 or not total:
+        return [(collated(rows), 1.0)]
+    return [(collated(part), each / total) for part, each in zip(parts, amounts, strict=True) if each]
 
 
-def amount(batch: Batch, weights: Tensor | None = None) -> float:
-    """How much there is to answer in a batch."""
-    labels = batch.token_labels if batch.token_labels is not None else batch.labels
-    if labels is None or labels.is_floating_point():
-        return float(len(batch.input_ids))
+def amount(rows: Sequence[Row], weights: Tensor | None = None) -> float:
+    """How much there is to answer in the rows."""
+    return sum(_amount(row, weights) for row in rows)
+
+
+def _amount(row: Row, weights: Tensor | None) -> float:
+    if row.token_labels is None and (weights is None or row.label is None or row.label.ndim):
+        return 1.0
+    labels = np.atleast_1d(row.label if row.token_labels is None else row.token_labels)  # type: ignore[arg-type]
     answered = labels[labels != IGNORED]
-    return float(len(answered)) if weights is None else float(weights.cpu()[answered].sum())
+    return float(len(answered)) if weights is None else float(weights.numpy()[answered].sum())
 
 
 def compute_twice(backbone: nn.Module) -> None:
@@ -65,14 +59,3 @@ def can_compute_twice(backbone: nn.Module) -> bool:
 def _layers(backbone: nn.Module) -> list[nn.Module]:
     layers = getattr(backbone, "layers", None)
     return list(layers) if isinstance(layers, nn.ModuleList) else []
-
-
-def _rows(batch: Batch, rows: slice) -> Batch:
-    """Some rows of a batch, of every tensor that has one line a row."""
-    count = len(batch.input_ids)
-    cut: dict[str, Tensor] = {}
-    for field in fields(batch):
-        value = getattr(batch, field.name)
-        if isinstance(value, torch.Tensor) and value.ndim and len(value) == count:
-            cut[field.name] = value[rows]
-    return replace(batch, **cut)

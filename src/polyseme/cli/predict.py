@@ -19,6 +19,8 @@ class Columns(Record, frozen=True):
     """Column of the second text of a pair."""
     label_column: str | None = None
     """Column of the label."""
+    format: str | None = None
+    """Form of the file, in tasks that read several: of tagging columns, parallel, json, text or auto."""
     encoding: str | None = None
     """Encoding of the file, or auto."""
     errors: Literal["strict", "replace"] | None = None

@@ -43,6 +43,8 @@ class Options(Answering, frozen=True, kw_only=True):
     """The examples, as in fine-tuning, or one text a line; labels are not looked at."""
     out: str
     """Where the answers go, one JSON object a line; words and tags where the name ends in .conll."""
+    task: str | None = None
+    """Of a model that another library saved, where its head serves several: ranking instead of regression."""
 
 
 def options_for(arguments: list[str]) -> type[Options]:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from polyseme.errors import SettingsError
 from polyseme.models.batch import IGNORED, Batch, Loss, States
 from polyseme.models.crf import CRF
 from polyseme.models.transformer.model import Transformer
@@ -28,6 +29,12 @@ class Chooser(nn.Module, ABC):
     def __init__(self, labels: Sequence[str], settings: TaggingSettings) -> None:
         super().__init__()
 
+    def weigh(self, weights: Tensor) -> None:
+        """Let each tag count by its weight from now on: `[tags]`."""
+        raise SettingsError(
+            "class_weights are for tags that are learned one by one; leave them out, or take --tagger linear"
+        )
+
     @abstractmethod
     def loss(self, emissions: Tensor, labels: Tensor) -> Tensor:
         """The mean loss of the words with a label, from `[batch, length, tags]` and `[batch, length]`."""
@@ -40,11 +47,19 @@ class Chooser(nn.Module, ABC):
 class EachWord(Chooser):
     """Every word's most probable tag."""
 
+    def __init__(self, labels: Sequence[str], settings: TaggingSettings) -> None:
+        super().__init__(labels, settings)
+        self.weights: Tensor
+        self.register_buffer("weights", torch.ones(len(labels)), persistent=False)
+
+    def weigh(self, weights: Tensor) -> None:
+        self.weights = weights
+
     def loss(self, emissions: Tensor, labels: Tensor) -> Tensor:
         total = F.cross_entropy(
-            emissions.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+            emissions.flatten(0, 1), labels.flatten(), self.weights, ignore_index=IGNORED, reduction="sum"
         )
-        return total / (labels != IGNORED).sum().clamp(min=1)
+        return total / self.weights[labels[labels != IGNORED]].sum().clamp(min=1e-6)
 
     def choose(self, emissions: Sequence[Floats]) -> list[Floats]:
         chosen = []
@@ -119,6 +134,10 @@ class Tagger(OnBackbone):
     ) -> None:
         super().__init__(backbone, head)
         self.chooser = CHOOSERS[settings.tagger](labels, settings)
+
+    def weigh(self, weights: Tensor) -> None:
+        """Let each tag count by its weight from now on: `[tags]`."""
+        self.chooser.weigh(weights)
 
     def loss(self, states: States, batch: Batch) -> Loss:
         """The mean loss of the batch's words."""

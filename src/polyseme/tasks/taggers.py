@@ -29,13 +29,6 @@ class Chooser(nn.Module, ABC):
     def __init__(self, labels: Sequence[str], settings: TaggingSettings) -> None:
         super().__init__()
 
-    def weigh(self, weights: Tensor) -> None:
-        """Let each tag count by its weight from now on: `[tags]`."""
-        raise SettingsError(
-            "class_weights are for tags that are learned one by one; leave them out, or take --tagger linear"
-        )
-
-    @abstractmethod
     def loss(self, emissions: Tensor, labels: Tensor) -> Tensor:
         """The mean loss of the words with a label, from `[batch, length, tags]` and `[batch, length]`."""
 

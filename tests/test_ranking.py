@@ -114,10 +114,14 @@ def test_a_cross_encoder_of_another_library_is_trained_further(folder: Path, tmp
     with torch.no_grad():
         scores = ours.heads["classification"](ours.backbone(Batch(ids)), None)
         torch.testing.assert_close(scores, theirs(input_ids=ids).logits)
+    dev = folder / "dev.tsv"
+    assert evaluate("ranking", dev, model=tmp_path / "theirs", threads=1)["pairs"] == 160
+    assert predict(dev, model=tmp_path / "theirs", out=tmp_path / "a", task="ranking", threads=1) == 40
+    assert predict(dev, model=tmp_path / "theirs", out=tmp_path / "b", threads=1) == 160
     outcome = finetune(
         "ranking",
         train=folder / "train.tsv",
-        dev=folder / "dev.tsv",
+        dev=dev,
         model=tmp_path / "theirs",
         out=None,
         limit=16,

@@ -269,6 +269,11 @@ def test_broken_questions_are_named_and_left_out_on_demand(name: str, folder: Pa
     assert len(outcome.left_out) == 1
 
 
+def test_places_have_no_class_weights(folder: Path) -> None:
+    with pytest.raises(SettingsError, match="class_weights are for tasks whose labels are classes"):
+        tuned(folder, None, class_weights=("balanced",))
+
+
 def test_answers_out_of_place_may_be_scored(reader: Path, folder: Path) -> None:
     dev = write(folder / "odd.json", [article("张三在此", question("q", "谁", ("王", -1)))])
     report = evaluate("reading-comprehension", dev, model=reader, threads=1)

@@ -334,5 +334,12 @@ def test_the_command_line_trains_answers_and_scores(
     assert [error.startswith(f"{data}, line ") for error in report["left_out"]] == [True]
     assert main(["predict", str(data), "--model", out, "--out", str(tmp_path / "a.jsonl"), "--skip-bad"]) == 0
     assert len((tmp_path / "a.jsonl").read_text("utf-8").splitlines()) == 30
+    words_only = tmp_path / "words.txt"
+    words_only.write_text("好\n人\n\n我\n", encoding="utf-8")
+    columns = ["predict", str(words_only), "--model", out, "--out", str(tmp_path / "b.conll")]
+    assert main([*columns, "--format", "columns"]) == 0
+    written = (tmp_path / "b.conll").read_text("utf-8").split("\n")
+    assert [line.split("\t")[0] for line in written] == ["好", "人", "", "我", "", ""]
+    capsys.readouterr()
     assert main(["finetune", "tagging", *words, "--several"]) == 2
     assert "there is no option --several" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from small_models import small_model
 from test_finetuning import reviews
 
 from polyseme.checkpoints.loading import load
+from polyseme.errors import SettingsError
 from polyseme.tasks import TASKS
 from polyseme.tasks.finetuning import finetune
 from polyseme.tasks.predicting import evaluate
@@ -107,3 +108,20 @@ def test_folds_steps_against_the_vectors_and_parts_of_a_batch_serve_every_task(
     names = ("model.safetensors", "out_of_fold.jsonl")
     first, second = ([(tmp_path / f / name).read_bytes() for name in names] for f in ("whole", "out"))
     assert first == second
+
+
+def test_tags_have_weights_where_they_are_learned_one_by_one(folder: Path) -> None:
+    options: dict[str, Any] = {**files(folder, "tagging"), **SHORT, "model": folder / "bert", "out": None}
+    plain, weighed = (
+        finetune("tagging", **options, class_weights=weights, learning_rate=1e-2).dev
+        for weights in ((), ("O=0",))
+    )
+    assert plain != weighed
+    assert finetune("tagging", **options, class_weights=("balanced",)).examples == 24
+    with pytest.raises(SettingsError, match="class_weights are for tags that are learned one by one"):
+        finetune("tagging", **options, class_weights=("balanced",), tagger="crf")
+    options |= {**files(folder, "regression")}
+    with pytest.raises(
+        SettingsError, match="class_weights are for losses over classes, and regression has none"
+    ):
+        finetune("regression", **options, class_weights=("balanced",))

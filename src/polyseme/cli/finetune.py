@@ -17,7 +17,8 @@ class Options(FinetuneSettings, frozen=True, kw_only=True):
     """Train a model for a task; the epoch that is best on dev becomes the model folder."""
 
     task: Positional[str]
-    """Which task: classification, tagging …; polyseme finetune TASK --help shows its options."""
+    """classification, regression, tagging, reading-comprehension, multiple-choice, ranking …; polyseme
+    finetune TASK --help shows the options of one."""
     train: str
     """Examples to learn from."""
     dev: str

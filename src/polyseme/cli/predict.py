@@ -19,6 +19,8 @@ class Columns(Record, frozen=True):
     """Column of the second text of a pair."""
     label_column: str | None = None
     """Column of the label."""
+    format: str | None = None
+    """Form of the file, in tasks that read several: of tagging columns, parallel, json, text or auto."""
     encoding: str | None = None
     """Encoding of the file, or auto."""
     errors: Literal["strict", "replace"] | None = None
@@ -41,6 +43,8 @@ class Options(Answering, frozen=True, kw_only=True):
     """The examples, as in fine-tuning, or one text a line; labels are not looked at."""
     out: str
     """Where the answers go, one JSON object a line; words and tags where the name ends in .conll."""
+    task: str | None = None
+    """Of a model that another library saved, where its head serves several: ranking instead of regression."""
 
 
 def options_for(arguments: list[str]) -> type[Options]:

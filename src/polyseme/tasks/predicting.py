@@ -49,6 +49,10 @@ FOREIGN: dict[str, Foreign] = {
 """Task and settings of a model that another library saved, by `Card.problem` or else by its head."""
 
 
+ALIKE = {"ranking": "regression"}
+"""Tasks whose models other libraries save as those of another task."""
+
+
 class Answerer:
     """A fine-tuned model that answers examples of its task.
 
@@ -56,7 +60,8 @@ class Answerer:
     the task, which are otherwise as they were in fine-tuning.
     """
 
-    def __init__(self, name_or_folder: str | Path, **options: Any) -> None:
+    def __init__(self, name_or_folder: str | Path, *, wanted: str | None = None, **options: Any) -> None:
+        """`wanted` is the task that a model of another library is for, where its head serves several."""
         folder = resolve(name_or_folder)
         made = how_made(folder)
         way = way_of(made)
@@ -64,6 +69,8 @@ class Answerer:
         model = load(folder, heads=way.stored_heads(head_name))
         foreign = FOREIGN.get(model.card.problem or head_name, FOREIGN["single"])
         task, known = foreign.task, foreign.settings
+        if wanted is not None and ALIKE.get(wanted) == task:
+            task = wanted
         if "task" in made:
             task, known = made["task"], made.get("task_settings", {})
         given = {name: value for name, value in options.items() if value is not None}
@@ -128,9 +135,12 @@ class Answerer:
         return self.task.report(answers, examples, self._inventory)
 
 
-def predict(file: str | Path, *, model: str | Path, out: str | Path, **options: Any) -> int:
+def predict(
+    file: str | Path, *, model: str | Path, out: str | Path, task: str | None = None, **options: Any
+) -> int:
     """Write one JSON line for each example of `file`, in order, and return their number.
 
+    `task` is asked for only where another library saved the model and its head serves several tasks.
     Labels in the file are not looked at. A file of one column without header is one text a line. Where `out`
     ends in .conll, answers about words are written as lines of word and tag.
 
@@ -139,7 +149,7 @@ def predict(file: str | Path, *, model: str | Path, out: str | Path, **options: 
     """
     if is_together(model):
         return predict_together(file, model=model, out=out, **options)
-    answerer = Answerer(model, **options)
+    answerer = Answerer(model, wanted=task, **options)
     written = _writer(answerer.task, Path(out))
     examples = answerer.task.read(Path(file), labelled=False)
     total = 0
@@ -166,7 +176,7 @@ def evaluate(task: str, file: str | Path, *, model: str | Path, **options: Any) 
     """
     if is_together(model):
         return evaluate_together(task, file, model=model, **options)
-    answerer = Answerer(model, **options)
+    answerer = Answerer(model, wanted=task, **options)
     if answerer.task.name != task:
         raise SettingsError(f"{model} was fine-tuned for {answerer.task.name}, not for {task}")
     with leaving_out(answerer.settings.skip_bad) as left:

@@ -29,6 +29,7 @@ class Chooser(nn.Module, ABC):
     def __init__(self, labels: Sequence[str], settings: TaggingSettings) -> None:
         super().__init__()
 
+    @abstractmethod
     def loss(self, emissions: Tensor, labels: Tensor) -> Tensor:
         """The mean loss of the words with a label, from `[batch, length, tags]` and `[batch, length]`."""
 

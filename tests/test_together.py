@@ -237,6 +237,8 @@ def test_a_file_of_tasks_that_does_not_fit_is_refused(
 def test_what_is_for_one_task_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="folds is for one task"):
         finetune_together(folder / "tasks.toml", model=folder / "bert", out=tmp_path / "o", folds=3)
+    with pytest.raises(SettingsError, match="memory is for one task"):
+        finetune_together(folder / "tasks.toml", model=folder / "bert", out=tmp_path / "o", memory="1G")
     with pytest.raises(SettingsError, match="temperature must be above 0"):
         finetune_together(folder / "tasks.toml", model=folder / "bert", out=tmp_path / "o", temperature=0.0)
     with pytest.raises(SettingsError, match="label_column is a setting of one task"):

@@ -43,7 +43,7 @@ def run(options: Options) -> None:
         numbers=("value",),
     )
     for name, table in report.items():
-        if name == "labels":
+        if name in ("labels", "slots"):
             _print_labels(table)
         elif name == "confusion":
             _print_confusion(table)

@@ -26,7 +26,7 @@ from polyseme.errors import SettingsError
 from polyseme.files import write_whole
 from polyseme.models.batch import Batch, Loss
 from polyseme.models.transformer.model import Transformer
-from polyseme.records import from_flat, to_plain
+from polyseme.records import flat, from_flat, to_plain
 from polyseme.seeding import derived, generator
 from polyseme.tasks.finetuning import Score
 from polyseme.tasks.on_backbone import OnBackbone
@@ -43,6 +43,10 @@ from polyseme.training.schedules import Schedule
 
 NAME = "together"
 """What the card of a folder of several tasks calls its task."""
+
+
+_FOR_ONE_TASK = ("preset", "way", "metric", "folds", "adversarial", "class_weights", "machine.memory")
+"""Settings of a fine-tuning that several tasks at once do not have."""
 
 
 class OfTask(NamedTuple):
@@ -174,9 +178,11 @@ def _checked(settings: FinetuneSettings, temperature: float) -> FinetuneSettings
     if not temperature > 0:
         raise SettingsError(f"temperature must be above 0, got {temperature}; 1 draws tasks by their size")
     usual = FinetuneSettings()
-    for name in ("way", "metric", "folds", "adversarial", "class_weights"):
-        if getattr(settings, name) != getattr(usual, name):
-            raise SettingsError(f"{name} is for one task; several at once are trained without it")
+    given, known = flat(settings), flat(usual)
+    for name in _FOR_ONE_TASK:
+        if given[name] != known[name]:
+            option = name.rpartition(".")[2]
+            raise SettingsError(f"{option} is for one task; several at once are trained without it")
     return settings
 
 

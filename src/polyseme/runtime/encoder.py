@@ -43,7 +43,7 @@ class Reading:
 
 
 class CompiledEncoder:
-    """The encoder of a network, from its weights as they are at this moment; training it on changes nothing.
+    """The encoder of a network, from its weights as they are now: whoever trains it on compiles it anew.
 
     Choices of the configuration become functions here. Positions that are relative (Transformer-XL, XLNet)
     keep the plain network's attention, on packed rows; a decoder is not compiled, and a memory that goes on

@@ -72,3 +72,21 @@ def test_another_command_does_not_go_on_in_the_same_folder(folder: Path, tmp_pat
     with pytest.raises(DataError):
         finetune("classification", **options | {"dev": tmp_path / "none.tsv"})
     assert not (tmp_path / "out.partial").exists()
+
+
+def test_what_is_cut_off_while_it_is_saved_is_saved_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = words(folder, tmp_path / "out") | {"way": "full", "epochs": 1, "seeds": (1,)}
+    finetune("classification", **options | {"out": tmp_path / "whole"})
+    with monkeypatch.context() as patched:
+        patched.setattr("polyseme.tasks.finetuning.write_whole", lambda *arguments: pytest.fail("cut off"))
+        with pytest.raises(pytest.fail.Exception):
+            finetune("classification", **options)
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    monkeypatch.setattr(
+        "polyseme.tasks.finetuning.run", lambda *arguments, **named: pytest.fail("trained again")
+    )
+    finetune("classification", **options)
+    for name in ("model.safetensors", "journal.jsonl"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

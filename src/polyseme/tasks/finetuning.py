@@ -101,7 +101,8 @@ def finetune(
             left_out=tuple(left.errors),
             out_of_fold=_out_of_fold(shared, data["train"], runs),
         )
-        if outcome.folder is not None:
+        if outcome.folder is not None and place is not None:
+            place.begin_saving(outcome.folder)
             _save(shared, data, best, runs, outcome, train=str(train))
     return outcome
 

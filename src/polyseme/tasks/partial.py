@@ -25,7 +25,7 @@ from polyseme.tasks.ways.memory import Fit, fitting
 
 _NO_MATTER = ("machine.device", "machine.threads", "machine.batch_tokens", "machine.precision")
 """Settings that the state of a run remembers where they matter, or that change no weights."""
-_COMMAND, _FIT = "command.json", "fit.json"
+_COMMAND, _FIT, _SAVING = "command.json", "fit.json", "saving"
 
 
 class Partial:
@@ -47,6 +47,12 @@ class Partial:
         if fit is not None:
             write_whole(path, to_json(fit))
         return fit
+
+    def begin_saving(self, out: Path) -> None:
+        """Note that what lies in `out` from now on is ours; what was cut off there before goes."""
+        if (self.folder / _SAVING).exists():
+            shutil.rmtree(out, ignore_errors=True)
+        write_whole(self.folder / _SAVING, b"")
 
     def read(self, name: str) -> Run | None:
         """A run that was finished before; without weights if a run before it is better."""
@@ -93,8 +99,11 @@ def partial(out: str | Path | None) -> Iterator[Partial | None]:
     if out is None:
         yield None
         return
-    folder = free(out)
+    folder = Path(out)
     beside = folder.with_name(f"{folder.name}.partial")
+    taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if taken and not (beside / _SAVING).exists():
+        raise DataError(f"{folder} exists and is not empty; name another folder, or remove it first")
     with held(beside, purpose="fine-tuning"):
         try:
             yield Partial(beside)

@@ -101,9 +101,8 @@ def partial(out: str | Path | None) -> Iterator[Partial | None]:
         return
     folder = Path(out)
     beside = folder.with_name(f"{folder.name}.partial")
-    taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    if taken and not (beside / _SAVING).exists():
-        raise DataError(f"{folder} exists and is not empty; name another folder, or remove it first")
+    if not (beside / _SAVING).exists():
+        free(folder)
     with held(beside, purpose="fine-tuning"):
         try:
             yield Partial(beside)

@@ -59,8 +59,8 @@ def quickest(tries: dict[Any, Callable[[], Any]], *, repeats: int = 2) -> Any:
 
 
 def few(texts: Sequence[str]) -> Sequence[str]:
-    """Enough of the texts to compare settings on: an eighth, at least eight."""
-    return texts[: max(8, len(texts) // 8)]
+    """Enough of the texts to compare settings on: a sixth, at least sixteen."""
+    return texts[: max(16, len(texts) // 6)]
 
 
 def sizes(texts: Sequence[str]) -> list[int]:

@@ -21,8 +21,8 @@ SHAPES: dict[str, dict[str, int]] = {
 TOKENS = {"minilm-en": 24_576, "bert-base-zh": 6_144, "small-zh": 24_576}
 """Tokens of one round over a profile; a sixteenth of them with --quick."""
 PROFILES = {"10": (5, 18), "30": (8, 72), "200": (80, 400), "512": (384, 512)}
-"""The shortest and longest wanted length, in tokens. Inside, lengths follow a log-normal distribution around
-the profile's name with a deviation of 0.4; at 512, the most that the models read, they lie evenly."""
+"""Shortest and longest wanted length, in tokens. Inside, lengths follow a log-normal distribution with the
+profile's name as its mean and a deviation of 0.4; at 512, the most that the models read, they lie evenly."""
 LATENCY, QUALITY, CALIBRATION = "latency", "sts-b", "calibration"
 """Single short texts; pairs with a human score; texts for quantisers, which no other profile has."""
 
@@ -126,7 +126,7 @@ def _wanted(rng: np.random.Generator, profile: str) -> int:
         return int(np.clip(rng.lognormal(np.log(30), 0.8), 6, 256))
     shortest, longest = PROFILES["10" if profile == LATENCY else profile]
     middle = 10 if profile == LATENCY else int(profile)
-    return int(np.clip(round(rng.lognormal(np.log(middle), 0.4)), shortest, longest))
+    return int(np.clip(round(rng.lognormal(np.log(middle) - 0.4**2 / 2, 0.4)), shortest, longest))
 
 
 def english(data: Path) -> Iterator[str]:

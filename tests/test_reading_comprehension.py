@@ -10,6 +10,7 @@ import torch
 from small_models import CHARACTERS, characters, small_model
 
 from polyseme.checkpoints.formats import format_of
+from polyseme.cli import main
 from polyseme.errors import CheckpointError, DataError, SettingsError
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.tasks.answer_settings import ReadingSettings
@@ -268,6 +269,11 @@ def test_broken_questions_are_named_and_left_out_on_demand(name: str, folder: Pa
     assert len(outcome.left_out) == 1
 
 
+def test_places_have_no_class_weights(folder: Path) -> None:
+    with pytest.raises(SettingsError, match="class_weights are for tasks whose labels are classes"):
+        tuned(folder, None, class_weights=("balanced",))
+
+
 def test_answers_out_of_place_may_be_scored(reader: Path, folder: Path) -> None:
     dev = write(folder / "odd.json", [article("张三在此", question("q", "谁", ("王", -1)))])
     report = evaluate("reading-comprehension", dev, model=reader, threads=1)
@@ -326,3 +332,48 @@ def test_the_published_files_are_read_whole() -> None:
     assert sum(example.lesson is None for example in dev) == 3
     cjrc = list(task.read(DATA / "tasks_zh/cjrc/dev_ground_truth.json.xz", labelled=True))
     assert task.fit(cjrc).labels == ("span", "none", "NO", "YES")
+
+
+def test_commands_take_the_options_of_the_models_task(
+    reader: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(folder / "dev.json"), "--model", str(reader), "--threads", "1"]
+    assert main(["predict", *words, "--out", str(folder / "three"), "--n-best", "3"]) == 0
+    assert {len(answer["n_best"]) for answer in lines(folder / "three")} == {3}
+    assert main(["evaluate", "reading-comprehension", *words, "--rule", "squad2"]) == 0
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("f1", "exact_match", "none", "span", "support"))
+    assert main(["evaluate", "classification", *words]) == 2
+    assert "was fine-tuned for reading-comprehension, not for classification" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["predict", *words, "--help"])
+    assert "--null-threshold" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["finetune", "reading-comprehension", "--help"])
+    assert "--max-answer-length" in capsys.readouterr().out
+
+
+def test_a_reader_of_another_library_answers_with_its_spans(folder: Path, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    tokenizer = characters(tmp_path / "theirs")
+    config = transformers.BertConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=48,
+    )
+    transformers.BertForQuestionAnswering(config).save_pretrained(tmp_path / "theirs")
+    report = evaluate("reading-comprehension", folder / "dev.json", model=tmp_path / "theirs", threads=1)
+    assert report["examples"] == 80
+    assert report["labels"]["none"]["f1"] == 0
+    report = evaluate(
+        "reading-comprehension",
+        folder / "dev.json",
+        model=tmp_path / "theirs",
+        threads=1,
+        no_answer="yes",
+        null_threshold=-1e6,
+    )
+    assert report["labels"]["none"]["f1"] == 1

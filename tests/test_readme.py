@@ -38,13 +38,19 @@ def folder(tmp_path: Path) -> Path:
     rows = [f"{'law' if any(word in text for word in law) else 'computing'}\t{text}" for text in SENTENCES]
     for name in ("train.tsv", "dev.tsv"):
         (tmp_path / name).write_text("\n".join(["label\ttext_a", *rows]) + "\n", encoding="utf-8")
+    (tmp_path / "texts").mkdir()
+    for name in ("texts.txt", "texts/a.txt"):
+        (tmp_path / name).write_text("\n".join(SENTENCES) + "\n", encoding="utf-8")
+    tagged = "\n".join(f"{text[0]} B-NAME\n{text[1]} E-NAME\n{text[2]} O\n" for text in SENTENCES)
+    for name in ("train.bmes", "dev.bmes"):
+        (tmp_path / name).write_text(tagged, encoding="utf-8")
     return tmp_path
 
 
 def test_the_commands_of_the_readme_run_one_after_the_other(folder: Path) -> None:
-    first, daily, domain, more = blocks("sh")
+    first, *others = blocks("sh")
     assert [line.split("#")[0].split() for line in first.splitlines()] == [["make", "demo"], ["make", "test"]]
-    for line in smaller(daily + domain + more).splitlines():
+    for line in smaller("".join(others)).splitlines():
         words = [sys.executable, "-m", *shlex.split(line)]
         done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
@@ -55,6 +61,11 @@ def test_the_commands_of_the_readme_run_one_after_the_other(folder: Path) -> Non
         "adapted/model.safetensors",
         "writer/model.safetensors",
         "student/model.safetensors",
+        "vectors.parquet",
+        "small.npy",
+        "tagger/model.safetensors",
+        "few/model.safetensors",
+        "entities.jsonl",
     ):
         assert (folder / name).stat().st_size > 0
 

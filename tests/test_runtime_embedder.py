@@ -1,5 +1,7 @@
 """The embedder over packed rows: windows, empty and unknown texts, and every precision behind its gate."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -136,3 +138,13 @@ def test_two_threads_give_the_vectors_of_one(bert: Path) -> None:
     some = [text(length, seed=length) for length in range(60)]
     one, two = (Embedder.load(bert, threads=threads).sentences(some) for threads in (1, 2))
     assert one.tobytes() == two.tobytes()
+
+
+def test_reading_a_model_and_embedding_start_without_torchs_compiler(bert: Path) -> None:
+    code = (
+        "import sys; from polyseme.embedding.embedder import Embedder; "
+        f"Embedder.load({str(bert)!r}, threads=1, precision='bf16').sentences(['酒店']); "
+        "print('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

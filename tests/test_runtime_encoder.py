@@ -120,6 +120,16 @@ def test_every_pooling_of_any_layers_is_the_plain_networks(name: str) -> None:
         near(encoder(name).vectors(packed, Reading((last,), pooling="pooler")), np.stack(pooled))
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_without_compiled_kernels_nothing_else_is_computed(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, reading = Rows.of(ids_of([*range(1, MOST + 1, 5), 2])), Reading((network(name).config.num_layers,))
+    expected = encoder(name).states(rows, reading)
+    monkeypatch.setattr("polyseme.runtime.states.library", lambda: None)
+    near(compiled(network(name), threads=1, tile_tokens=90).states(rows, reading), expected)
+
+
 @pytest.mark.parametrize("name", [name for name in NETWORKS if network(name).config.tells_segments])
 def test_segments_are_told_apart(name: str) -> None:
     rows = ids_of([9, 4, MOST])

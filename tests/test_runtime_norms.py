@@ -40,7 +40,7 @@ def near(states: Tensor | Quantised, wanted: Tensor, precision: str) -> bool:
 @pytest.mark.parametrize("kind", ["layer", "rms", "none"])
 @pytest.mark.parametrize("position", ["after", "before"])
 def test_sum_and_norm_agree_with_float64(path: str, precision: str, kind: str, position: str) -> None:
-    dtype = RESIDUAL[precision]
+    dtype = RESIDUAL[position][precision]
     for tokens, size in ((1, 384), (7, 50)):
         residual, added = (numbers(tokens, size, seed=seed).add(0.5).to(dtype) for seed in (1, 2))
         weight, bias = numbers(size, seed=3), numbers(size, seed=4) * (kind == "layer")

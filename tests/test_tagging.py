@@ -11,7 +11,8 @@ from small_models import characters, small_model
 from torch import Tensor
 
 from polyseme.checkpoints.loading import load
-from polyseme.errors import DataError
+from polyseme.cli import main
+from polyseme.errors import DataError, SettingsError
 from polyseme.models.batch import IGNORED
 from polyseme.records import from_plain
 from polyseme.tasks.finetuning import finetune
@@ -151,6 +152,21 @@ def test_the_loss_counts_words_and_no_other_token(tagger: str) -> None:
     assert chooser.loss(emissions[2:], labels[2:]).item() == 0
 
 
+def test_weights_of_tags_count_as_in_the_weighted_mean_of_torch() -> None:
+    chooser = CHOOSERS["linear"](INVENTORY.labels, TaggingSettings())
+    emissions, labels = (
+        torch.randn(2, 6, 5),
+        torch.tensor([[IGNORED, 0, 1, 2, 0, 0], [IGNORED, 3, 4, 4, 1, 1]]),
+    )
+    weights = torch.tensor([0.1, 1.0, 2.0, 0.5, 0.0])
+    chooser.weigh(weights)
+    expected = torch.nn.functional.cross_entropy(emissions.flatten(0, 1), labels.flatten(), weights)
+    assert chooser.loss(emissions, labels).item() == pytest.approx(expected.item(), abs=1e-6)
+    assert not chooser.state_dict()
+    with pytest.raises(SettingsError, match="choose --tagger linear"):
+        CHOOSERS["crf"](INVENTORY.labels, TaggingSettings(tagger="crf")).weigh(weights)
+
+
 def test_a_field_chooses_for_texts_of_any_length_what_it_chooses_alone() -> None:
     torch.manual_seed(1)
     chooser = CHOOSERS["crf"](INVENTORY.labels, TaggingSettings(tagger="crf"))
@@ -282,3 +298,48 @@ def test_a_tagger_of_transformers_answers_as_it_is(tmp_path: Path) -> None:
     assert set(answer.tags) <= set(labels)
     report = answerer.report([answer], [example])
     assert set(report) >= {"f1", "precision", "recall", "accuracy"}
+
+
+def test_answers_are_written_in_columns_too_and_read_back(tuned: Path) -> None:
+    options = {"model": tuned / "tuned", "threads": 1}
+    count = predict(tuned / "dev.bmes", out=tuned / "answers.conll", **options)
+    predict(tuned / "dev.bmes", out=tuned / "same.jsonl", **options)
+    columns = list(task().read(tuned / "answers.conll", labelled=True))
+    lines = list(task().read(tuned / "same.jsonl", labelled=True))
+    assert len(columns) == len(lines) == count == 60
+    for one, other in zip(columns, lines, strict=True):
+        assert (one.text, one.entities, one.tags) == (other.text, other.entities, other.tags)
+
+
+def test_the_command_line_trains_answers_and_scores(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = names(tmp_path / "data.bmes", 30, 3)
+    with data.open("a", encoding="utf-8") as file:
+        file.write("王 B-人 x\n\n")
+    model = small_model(tmp_path, "bert", pooler=False)
+    out = str(tmp_path / "tagging")
+    words = ["--train", str(data), "--dev", str(data), "--model", str(model), "--out", out]
+    words += ["--epochs", "1", "--threads", "1", "--tagger", "crf", "--scheme", "bio"]
+    assert main(["finetune", *words, "tagging"]) == 2
+    assert "data.bmes, line" in capsys.readouterr().err
+    assert main(["finetune", *words, "tagging", "--skip-bad"]) == 0
+    told = capsys.readouterr()
+    assert "fine-tuned on 30 examples" in told.out
+    assert "2 bad examples were left out" in told.err
+    assert load(out, heads=["token-classification"]).card.labels == ["O", "B-人", "I-人"]
+    assert main(["evaluate", "tagging", str(data), "--model", out, "--json", "--skip-bad"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["examples"] == 30
+    assert [error.startswith(f"{data}, line ") for error in report["left_out"]] == [True]
+    assert main(["predict", str(data), "--model", out, "--out", str(tmp_path / "a.jsonl"), "--skip-bad"]) == 0
+    assert len((tmp_path / "a.jsonl").read_text("utf-8").splitlines()) == 30
+    words_only = tmp_path / "words.txt"
+    words_only.write_text("好\n人\n\n我\n", encoding="utf-8")
+    columns = ["predict", str(words_only), "--model", out, "--out", str(tmp_path / "b.conll")]
+    assert main([*columns, "--format", "columns"]) == 0
+    written = (tmp_path / "b.conll").read_text("utf-8").split("\n")
+    assert [line.split("\t")[0] for line in written] == ["好", "人", "", "我", "", ""]
+    capsys.readouterr()
+    assert main(["finetune", "tagging", *words, "--several"]) == 2
+    assert "there is no option --several" in capsys.readouterr().err

@@ -32,7 +32,7 @@ def blocks() -> Blocks:
 
 def write(path: Path, blocks: Blocks, precision: OutputPrecision = "fp32", **story: Any) -> Packing:
     how = {"text": "fingerprint", "dimensions": WIDTH, "output_precision": precision, **story}
-    ranges = ranges_of(blocks[0][1]).tolist() if precision == "int8" else None
+    ranges = ranges_of(blocks[0][1]) if precision == "int8" else None
     folder = path.with_name("job")
     folder.mkdir(exist_ok=True)
     job = begun(path, folder, format_of(path), how, ranges=ranges, environment={})

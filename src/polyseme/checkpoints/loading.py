@@ -17,6 +17,7 @@ from polyseme.checkpoints.hub import resolve
 from polyseme.checkpoints.model import HEADS, NAMES_CLASSES, POOL, Card, Model
 from polyseme.checkpoints.source import Source
 from polyseme.checkpoints.task_tensors import read_task_tensors
+from polyseme.checkpoints.undrawn import undrawn
 from polyseme.errors import CheckpointError, SettingsError
 from polyseme.models.initialising import initialise
 from polyseme.models.transformer.building import build
@@ -138,7 +139,7 @@ def _shapes(
 ) -> tuple[Transformer, dict[str, nn.Module]]:
     """The modules without memory: a damaged file may claim any size, so shapes are compared first."""
     try:
-        with torch.device("meta"):
+        with undrawn():
             backbone = build(config)
             return backbone, {head: build_head(head, config, classes, reading[head]) for head in heads}
     except (RuntimeError, TypeError, OverflowError) as error:  # A number of more than 64 bits is a TypeError.

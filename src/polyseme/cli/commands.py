@@ -34,6 +34,7 @@ COMMANDS: dict[str, Command] = {
     "generate": Command("polyseme.cli.generate", "continue texts with a model that writes"),
     "fill": Command("polyseme.cli.fill", "fill blanks in a text with a masked model"),
     "finetune": Command("polyseme.cli.finetune", "train a model for a task on labelled examples"),
+    "finetune together": Command("polyseme.cli.finetune_together", "train a model for several tasks at once"),
     "predict": Command("polyseme.cli.predict", "answer with a fine-tuned model"),
     "evaluate": Command("polyseme.cli.evaluate", "score a fine-tuned model on labelled examples"),
     "evaluate perplexity": Command(

@@ -7,6 +7,7 @@ from tyro.conf import Positional
 from polyseme.cli.parsing import by_name
 from polyseme.cli.predict import Answering
 from polyseme.cli.tables import print_json, print_table
+from polyseme.cli.task_options import with_settings_of_model
 
 
 class Options(Answering, frozen=True, kw_only=True):
@@ -23,6 +24,11 @@ class Options(Answering, frozen=True, kw_only=True):
     """The scores as JSON."""
 
 
+def options_for(arguments: list[str]) -> type[Options]:
+    """The options with those of the model's task."""
+    return with_settings_of_model(Options, arguments)
+
+
 def run(options: Options) -> None:
     """Evaluate and print scores, each label's scores, and the confusion."""
     from polyseme.tasks.predicting import evaluate
@@ -37,7 +43,7 @@ def run(options: Options) -> None:
         numbers=("value",),
     )
     for name, table in report.items():
-        if name == "labels":
+        if name in ("labels", "slots"):
             _print_labels(table)
         elif name == "confusion":
             _print_confusion(table)

@@ -17,7 +17,8 @@ class Options(FinetuneSettings, frozen=True, kw_only=True):
     """Train a model for a task; the epoch that is best on dev becomes the model folder."""
 
     task: Positional[str]
-    """Which task: classification, tagging …; polyseme finetune TASK --help shows its options."""
+    """classification, regression, tagging, reading-comprehension, multiple-choice, ranking …; polyseme
+    finetune TASK --help shows the options of one."""
     train: str
     """Examples to learn from."""
     dev: str
@@ -46,12 +47,13 @@ def run(options: Options) -> None:
     columns = {name: scores for name, scores in columns.items() if scores}
     print_table(
         ["score", *columns],
-        [(name, *(_in_words(scores[name]) for scores in columns.values())) for name in outcome.dev],
+        [(name, *(in_words(scores[name]) for scores in columns.values())) for name in outcome.dev],
         numbers=list(columns),
     )
     print(f"{outcome.folder}: fine-tuned on {outcome.examples:,} examples")
 
 
-def _in_words(score: "Score") -> str:
+def in_words(score: "Score") -> str:
+    """Mean, and deviation where there are several seeds."""
     deviation = f" ± {score.deviation:.4f}" if len(score.of_seeds) > 1 else ""
     return f"{score.mean:.4f}{deviation}"

@@ -5,24 +5,35 @@ from typing import Literal
 from tyro.conf import Positional
 
 from polyseme.cli.parsing import by_name
+from polyseme.cli.task_options import with_settings_of_model
+from polyseme.records import Record
 from polyseme.tasks.settings import PredictSettings
+
+
+class Columns(Record, frozen=True):
+    """How the examples of a model that another library saved are read."""
+
+    text_column: str | None = None
+    """Column of the text, by name or by number from 0; usually found by its name."""
+    pair_column: str | None = None
+    """Column of the second text of a pair."""
+    label_column: str | None = None
+    """Column of the label."""
+    format: str | None = None
+    """Form of the file, in tasks that read several: of tagging columns, parallel, json, text or auto."""
+    encoding: str | None = None
+    """Encoding of the file, or auto."""
+    errors: Literal["strict", "replace"] | None = None
+    """What to do with bytes that are not in the encoding."""
 
 
 class Answering(PredictSettings, frozen=True, kw_only=True):
     """What `predict` and `evaluate` share: the model, and how its examples are read."""
 
     model: str
-    """The folder of the fine-tuned model."""
-    text_column: str | None = None
-    """Column of the text, by name or by number from 0; this and the next as in fine-tuning, if not given."""
-    pair_column: str | None = None
-    """Column of the second text of a pair."""
-    label_column: str | None = None
-    """Column of the label."""
-    encoding: str | None = None
-    """Encoding of the file, or auto."""
-    errors: Literal["strict", "replace"] | None = None
-    """What to do with bytes that are not in the encoding."""
+    """The folder of the fine-tuned model; with it, --help shows the options of its task."""
+    examples: Columns = Columns()
+    """As in fine-tuning, if not given."""
 
 
 class Options(Answering, frozen=True, kw_only=True):
@@ -31,7 +42,14 @@ class Options(Answering, frozen=True, kw_only=True):
     file: Positional[str]
     """The examples, as in fine-tuning, or one text a line; labels are not looked at."""
     out: str
-    """Where the answers go, one JSON object a line."""
+    """Where the answers go, one JSON object a line; words and tags where the name ends in .conll."""
+    task: str | None = None
+    """Of a model that another library saved, where its head serves several: ranking instead of regression."""
+
+
+def options_for(arguments: list[str]) -> type[Options]:
+    """The options with those of the model's task."""
+    return with_settings_of_model(Options, arguments)
 
 
 def run(options: Options) -> None:

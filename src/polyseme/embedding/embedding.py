@@ -1,7 +1,8 @@
 """The command `embed`: text of any size to a file of vectors, in flat memory, safe to stop and to repeat."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -60,32 +61,34 @@ def embed(
             progress.say(f"{path} is whole already, made of this text by this model with these settings")
             return whole.rows
         job = None if replace else resumed(path, folder, maker, work.words)
-        blocks = work.blocks(skip=job.rows if job else 0)
-        if job is None:
-            ranges, blocks = work.calibrated(blocks)
-            how = work.story | work.words
-            job = begun(path, folder, maker, how, ranges=ranges, environment=environment())
-        else:
+        if job is not None:
             work.say_what_is_new(job)
-        return _fill(job, blocks, work)
+        return _fill(job, work, partial(begun, path, folder, maker))
 
 
-def _fill(job: Job, blocks: Iterable[tuple[list[str], Vectors]], work: "_Work") -> int:
-    """Block after block to the end of the text."""
-    left = work.survey.lines - job.rows if work.survey else None
+def _fill(job: Job | None, work: "_Work", begin: Callable[..., Job]) -> int:
+    """Block after block to the end of the text; the first one begins a job that is not there yet."""
+    done = job.rows if job else 0
     try:
-        with progress.bar("embed", total=left, unit="texts") as bar:
-            for texts, vectors in blocks:
+        with progress.bar(
+            "embed", total=work.survey.lines - done if work.survey else None, unit="texts"
+        ) as bar:
+            for texts, vectors in work.blocks(skip=done):
+                if job is None:
+                    how, ranges = work.story | work.words, work.ranges(vectors)
+                    job = begin(how, ranges=ranges, environment=environment())
                 job.add(texts, job.packing.pack(vectors))
                 bar.advance(len(texts))
         work.check_unchanged()
+        assert job is not None, "a text without lines is refused where it is read"
         return job.finish()
     except BaseException as stop:
-        if not isinstance(stop, Exception) and work.survey:
+        if not isinstance(stop, Exception) and work.survey and job:
             progress.say(f"stopped: {job.rows:,} vectors are kept, and the same command goes on from there")
         raise
     finally:
-        job.close()
+        if job:
+            job.close()
 
 
 class _Work:
@@ -94,13 +97,13 @@ class _Work:
     def __init__(self, text: str | Path, model: str | Path, settings: _Settings) -> None:
         self.text, self._settings = text, settings
         loaded = load(model)
-        fingerprint = reader_fingerprint(loaded)
+        self._fingerprint = reader_fingerprint(loaded)
         self._embedder = Embedder(loaded, **to_plain(settings.reader))
         self._dimensions = self._asked_dimensions(settings.output.dimensions)
         self.survey = survey(text)
         if self.survey is None:
             progress.say("the text can be read only once: a job that is stopped will have to begin anew")
-        self.words = self._words(fingerprint)
+        self._settle()
         self.story = {
             "polyseme": version("polyseme"),
             "torch": environment()["torch"],
@@ -114,19 +117,15 @@ class _Work:
         for block in _blocks(itertools.islice(lines, skip, None)):
             yield block, self._vectors(block)
 
-    def calibrated(
-        self, blocks: Iterator[tuple[list[str], Vectors]]
-    ) -> tuple[list[list[float]] | None, Iterator[tuple[list[str], Vectors]]]:
-        """The ranges of int8, from the sample that was named or from the first block; and all the blocks."""
+    def ranges(self, first: Vectors) -> Vectors | None:
+        """The ranges of int8, from the sample that was named or from the first block's vectors."""
         output = self._settings.output
         if output.output_precision != "int8":
-            return None, blocks
-        if output.calibration is not None:
-            sample = _blocks(read_lines(output.calibration, self._reading()))
-            ends = [ranges_of(self._vectors(block)) for block in sample]
-            return ranges_of(np.concatenate(ends)).tolist(), blocks
-        first = next(blocks)
-        return ranges_of(first[1]).tolist(), itertools.chain([first], blocks)
+            return None
+        if output.calibration is None:
+            return ranges_of(first)
+        sample = _blocks(read_lines(output.calibration, self._reading()))
+        return ranges_of(np.concatenate([ranges_of(self._vectors(block)) for block in sample]))
 
     def say_what_is_new(self, job: Job) -> None:
         """Where the job goes on, and what may change the last bits of its numbers."""
@@ -141,6 +140,12 @@ class _Work:
         """Refuse vectors of a text that was changed while it was read."""
         if self.survey and not self.survey.unchanged:
             raise DataError(f"{self.text} was changed while it was read; begin anew with --replace")
+
+    def _settle(self) -> None:
+        """Let the beginning of the text decide whether the precision will do, wherever the job goes on."""
+        if self.survey is not None:
+            first = next(_blocks(read_lines(self.text, self._reading())))
+            self._embedder.settle(self._embedder.read(list(dict.fromkeys(first))))
 
     def _vectors(self, texts: list[str]) -> Vectors:
         """One vector a text; what stands there twice is computed once."""
@@ -159,13 +164,14 @@ class _Work:
             raise SettingsError(f"dimensions={asked}, but the vectors of this model have {width}")
         return asked or width
 
-    def _words(self, fingerprint: str) -> dict[str, Any]:
+    @property
+    def words(self) -> dict[str, Any]:
         """What decides the bytes of the file: another value of any of these makes another file."""
         embedder, reader, output = self._embedder, self._settings.reader, self._settings.output
         sample = survey(output.calibration) if output.calibration is not None else None
         return {
             "text": self.survey.sha256 if self.survey else None,
-            "model": fingerprint,
+            "model": self._fingerprint,
             "layers": reader.layers or "-1",
             "pooling": embedder.pooling,
             "normalize": embedder.normalize,

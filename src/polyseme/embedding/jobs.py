@@ -24,6 +24,7 @@ from typing import Any
 import msgspec
 
 from polyseme.embedding.files import TELLING, Laid, Made, Maker, Rows, beside, made, packing_of
+from polyseme.embedding.quantising import Vectors
 from polyseme.errors import DataError, SettingsError
 from polyseme.files import held, sync_folder, write_whole
 from polyseme.records import Record, to_json
@@ -198,7 +199,7 @@ def mend(path: Path, folder: Path) -> None:
 def resumed(path: Path, folder: Path, maker: Maker, how: dict[str, Any]) -> Job | None:
     """The job that was begun for `path`, or None; a `SettingsError` if it was begun with anything else."""
     about = _about(folder)
-    if about is None or about.how["text"] is None:
+    if about is None or about.how["text"] is None or not (folder / "vectors").exists():
         return None
     if (key := _difference(about.how, how)) is not None:
         then, now = about.how.get(key), how[key]
@@ -218,11 +219,11 @@ def begun(
     maker: Maker,
     how: dict[str, Any],
     *,
-    ranges: list[list[float]] | None,
+    ranges: Vectors | None,
     environment: dict[str, Any],
 ) -> Job:
     """A new job; what an earlier one left in its folder is gone."""
-    job = Job(path, folder, maker, _About(how, ranges, environment))
+    job = Job(path, folder, maker, _About(how, None if ranges is None else ranges.tolist(), environment))
     job.create()
     return job
 
@@ -239,7 +240,7 @@ def _told(about: _About) -> dict[str, Any]:
 def _about(folder: Path) -> _About | None:
     try:
         return msgspec.json.decode((folder / "job.json").read_bytes(), type=_About)
-    except FileNotFoundError:
+    except (FileNotFoundError, msgspec.DecodeError):  # the second: of another version of polyseme
         return None
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from polyseme.errors import DataError, MissingExtra
 from polyseme.tasks.labelled_texts import LabelledText
-from polyseme.tasks.metrics import accuracy, macro_f1
+from polyseme.tasks.metrics import accuracy, confusion, macro_f1, matthews, micro_f1
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,18 @@ class LinearScores:
 
 @dataclass(frozen=True)
 class Split:
-    """Features of texts, `[texts, width]`, and the label of each."""
+    """Features of texts, `[texts, width]`, and the label of each, or its labels where there are several."""
 
     features: Any
-    labels: list[str]
+    labels: list[str] | list[tuple[str, ...]]
 
 
-def labels_of(examples: Sequence[LabelledText]) -> list[str]:
-    """The one label of each text; a `DataError` names a text that has none or several."""
+def labels_of(
+    examples: Sequence[LabelledText], *, several: bool = False
+) -> list[str] | list[tuple[str, ...]]:
+    """The one label of each text, or all of them; a `DataError` names a text that has none or several."""
+    if several:
+        return [example.labels or () for example in examples]
     labels = []
     for example in examples:
         if example.labels is None or len(example.labels) != 1:
@@ -46,12 +50,54 @@ def best_linear(
     kind: Literal["logistic", "svc"],
     strengths: Sequence[float],
 ) -> LinearScores:
-    """Fit once for each of `strengths` (C) and keep what is most accurate on dev; ties go to the smaller."""
-    fitted = [(strength, _classifier(kind, strength)) for strength in sorted(strengths)]
-    for _, classifier in fitted:
-        classifier.fit(train.features, train.labels)
-    strength, best = max(fitted, key=lambda pair: _scores(pair[1], dev)["accuracy"])
-    return LinearScores(strength, _scores(best, dev), _scores(best, test) if test is not None else {})
+    """Fit once for each of `strengths` (C) and keep what is best on dev by accuracy, or by micro F1 where
+    texts have several labels; ties go to the smaller."""
+    several = not all(isinstance(label, str) for label in train.labels)
+    make = _Several if several else _One
+    fitted = [(strength, make(_classifier(kind, strength), train)) for strength in sorted(strengths)]
+    first = "micro_f1" if several else "accuracy"
+    strength, best = max(fitted, key=lambda pair: pair[1].scores(dev)[first])
+    return LinearScores(strength, best.scores(dev), best.scores(test) if test is not None else {})
+
+
+class _One:
+    """A classifier of texts with one label."""
+
+    def __init__(self, classifier: Any, train: Split) -> None:
+        self._classifier = classifier.fit(train.features, train.labels)
+
+    def scores(self, split: Split) -> dict[str, float]:
+        given = [str(label) for label in self._classifier.predict(split.features)]
+        true = [str(label) for label in split.labels]
+        labels = sorted({*given, *true})
+        return {
+            "accuracy": accuracy(given, true),
+            "macro_f1": macro_f1([(g,) for g in given], [(t,) for t in true], labels),
+            "matthews": matthews(confusion(given, true, labels)),
+        }
+
+
+class _Several:
+    """A classifier for each label of texts with any number of them."""
+
+    def __init__(self, classifier: Any, train: Split) -> None:
+        from sklearn.multiclass import OneVsRestClassifier
+        from sklearn.preprocessing import MultiLabelBinarizer
+
+        self._names = MultiLabelBinarizer()
+        answers = self._names.fit_transform(train.labels)
+        self._classifier = OneVsRestClassifier(classifier).fit(train.features, answers)
+
+    def scores(self, split: Split) -> dict[str, float]:
+        answered = self._classifier.predict(split.features)
+        given = [tuple(map(str, names)) for names in self._names.inverse_transform(answered)]
+        true = [tuple(labels) for labels in split.labels]
+        labels = sorted({label for names in (*given, *true) for label in names})
+        return {
+            "micro_f1": micro_f1(given, true, labels),
+            "macro_f1": macro_f1(given, true, labels),
+            "accuracy": accuracy([set(g) for g in given], [set(t) for t in true]),
+        }
 
 
 def _classifier(kind: Literal["logistic", "svc"], strength: float) -> Any:
@@ -63,12 +109,3 @@ def _classifier(kind: Literal["logistic", "svc"], strength: float) -> Any:
     if kind == "logistic":
         return LogisticRegression(C=strength, max_iter=2000)
     return LinearSVC(C=strength, random_state=0)
-
-
-def _scores(classifier: Any, split: Split) -> dict[str, float]:
-    given = [str(label) for label in classifier.predict(split.features)]
-    labels = sorted({*given, *split.labels})
-    return {
-        "accuracy": accuracy(given, split.labels),
-        "macro_f1": macro_f1([(g,) for g in given], [(t,) for t in split.labels], labels),
-    }

@@ -37,8 +37,7 @@ def norm(
         return PortableNorm(
             kind, weight, bias, eps=eps, position=position, precision=precision, device=device
         )
-    keeps_norm = position == "after"
-    return NativeNorm(native, kind, weight, bias, eps=eps, keeps_norm=keeps_norm, precision=precision)
+    return NativeNorm(native, kind, weight, bias, eps=eps, position=position, precision=precision)
 
 
 class PortableNorm:
@@ -60,7 +59,7 @@ class PortableNorm:
         self.eps = eps
         self.normalise = {"layer": self._layer, "rms": self._rms, "none": self._none}[kind]
         self.keeps_norm = position == "after"
-        self.plain, self.kept = PLAIN[precision], RESIDUAL[precision]
+        self.plain, self.kept = PLAIN[precision], RESIDUAL[position][precision]
         self.ready = making_ready(precision, device)
 
     def __call__(self, residual: Tensor, added: Tensor | None) -> Normed:

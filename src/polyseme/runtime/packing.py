@@ -64,11 +64,6 @@ class Tile:
     starts: Numbers
     """Where each row begins in the tile, and where the last one ends: `[rows + 1]`."""
 
-    @property
-    def size(self) -> int:
-        """Tokens with those that fill the tile up; nobody reads these."""
-        return filled(len(self.tokens))
-
 
 def tiles(rows: Rows, *, most: int) -> Iterator[Tile]:
     """All rows, each once, in tiles of at most `most` tokens; a longer row has one of its own.
@@ -95,7 +90,7 @@ def _tile(rows: Rows, numbers: Numbers, lengths: Numbers) -> Tile:
 
 def filled(tokens: int) -> int:
     """The next of few sizes: oneDNN builds a product for each size that it meets, which takes as long as
-    computing a hundred tokens, and keeps them all."""
+    computing a hundred tokens, and keeps them all. Nobody reads the tokens that fill a tile up."""
     step = 8 if tokens <= 64 else 32 if tokens <= 1024 else 128
     return -(-tokens // step) * step
 

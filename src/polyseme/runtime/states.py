@@ -20,12 +20,12 @@ PLAIN: dict[Precision, torch.dtype] = {
     "int8": torch.bfloat16,
 }
 """The type of plain states: what linears return and attention reads."""
-RESIDUAL: dict[Precision, torch.dtype] = {
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "int8": torch.bfloat16,
+RESIDUAL: dict[Literal["after", "before"], dict[Precision, torch.dtype]] = {
+    "after": PLAIN,
+    "before": dict.fromkeys(PLAIN, torch.float32),
 }
-"""The type of the sum that runs through all layers."""
+"""The type of the sum that runs through all layers, by where the norms stand: where none of them brings it
+back to its size, a short float would lose what the last layers add."""
 LEVELS = 255
 """Steps between a token's lowest and highest number; kernels for older processors take fewer."""
 

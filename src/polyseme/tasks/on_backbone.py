@@ -1,6 +1,7 @@
 """What the networks of all tasks are: a backbone, a head on its states, and the loss of both."""
 
 from abc import ABC, abstractmethod
+from typing import Self
 
 from torch import Tensor, nn
 
@@ -31,6 +32,12 @@ class OnBackbone(nn.Module, ABC):
     @abstractmethod
     def outputs(self, states: States, batch: Batch) -> Tensor | ByToken:
         """One output a row, in float32, or one a token."""
+
+    def borrowing(self) -> Self:
+        """The same, but the backbone belongs to somebody else, who trains and saves it."""
+        backbone = self._modules.pop("backbone")
+        self.__dict__["backbone"] = backbone
+        return self
 
     def settled(self, outputs: list[Outputs]) -> list[Outputs]:
         """The outputs as they are; a task whose answers depend on each other settles them here."""

@@ -82,6 +82,14 @@ class Partial:
         shutil.rmtree(self.state(name), ignore_errors=True)
 
 
+def free(out: str | Path) -> Path:
+    """The folder to write, known to be free before an hour is spent."""
+    folder = Path(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder} exists and is not empty; name another folder, or remove it first")
+    return folder
+
+
 @contextlib.contextmanager
 def partial(out: str | Path | None) -> Iterator[Partial | None]:
     """The folder beside `out` while the block runs; it goes when the block ends well, or holds nothing yet.
@@ -91,11 +99,9 @@ def partial(out: str | Path | None) -> Iterator[Partial | None]:
     if out is None:
         yield None
         return
-    folder = Path(out)
-    beside = folder.with_name(f"{folder.name}.partial")
-    taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    if taken and not (beside / _SAVING).exists():
-        raise DataError(f"{folder} exists and is not empty; name another folder, or remove it first")
+    beside = Path(out).with_name(f"{Path(out).name}.partial")
+    if not (beside / _SAVING).exists():
+        free(out)
     with held(beside, purpose="fine-tuning"):
         try:
             yield Partial(beside)

@@ -1,6 +1,6 @@
 """Answers of a fine-tuned model: written for a file of texts, or scored against a labelled one."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +18,11 @@ from polyseme.files import whole_file
 from polyseme.models.transformer.model import Transformer
 from polyseme.records import from_plain
 from polyseme.runtime.backbone import CompiledBackbone
+from polyseme.tasks.answering_together import evaluate_together, is_together, predict_together
 from polyseme.tasks.rows import count_cut, outputs_of, say_cut
 from polyseme.tasks.settings import PredictSettings
 from polyseme.tasks.skipping import leaving_out, parsed
-from polyseme.tasks.task import Row, divided, make_task, task_kind
+from polyseme.tasks.task import InColumns, Row, divided, make_task, task_kind
 from polyseme.tasks.ways.way import way_of
 
 _BLOCK = 2048
@@ -48,6 +49,10 @@ FOREIGN: dict[str, Foreign] = {
 """Task and settings of a model that another library saved, by `Card.problem` or else by its head."""
 
 
+ALIKE = {"ranking": "regression"}
+"""Tasks whose models other libraries save as those of another task."""
+
+
 class Answerer:
     """A fine-tuned model that answers examples of its task.
 
@@ -55,7 +60,8 @@ class Answerer:
     the task, which are otherwise as they were in fine-tuning.
     """
 
-    def __init__(self, name_or_folder: str | Path, **options: Any) -> None:
+    def __init__(self, name_or_folder: str | Path, *, wanted: str | None = None, **options: Any) -> None:
+        """`wanted` is the task that a model of another library is for, where its head serves several."""
         folder = resolve(name_or_folder)
         made = how_made(folder)
         way = way_of(made)
@@ -63,6 +69,8 @@ class Answerer:
         model = load(folder, heads=way.stored_heads(head_name))
         foreign = FOREIGN.get(model.card.problem or head_name, FOREIGN["single"])
         task, known = foreign.task, foreign.settings
+        if wanted is not None and ALIKE.get(wanted) == task:
+            task = wanted
         if "task" in made:
             task, known = made["task"], made.get("task_settings", {})
         given = {name: value for name, value in options.items() if value is not None}
@@ -127,15 +135,22 @@ class Answerer:
         return self.task.report(answers, examples, self._inventory)
 
 
-def predict(file: str | Path, *, model: str | Path, out: str | Path, **options: Any) -> int:
+def predict(
+    file: str | Path, *, model: str | Path, out: str | Path, task: str | None = None, **options: Any
+) -> int:
     """Write one JSON line for each example of `file`, in order, and return their number.
 
-    Labels in the file are not looked at. A file of one column without header is one text a line.
+    `task` is asked for only where another library saved the model and its head serves several tasks.
+    Labels in the file are not looked at. A file of one column without header is one text a line. Where `out`
+    ends in .conll, answers about words are written as lines of word and tag.
 
     >>> predict("reviews.tsv", model="mine", out="answers.jsonl")  # doctest: +SKIP
     1200
     """
-    answerer = Answerer(model, **options)
+    if is_together(model):
+        return predict_together(file, model=model, out=out, **options)
+    answerer = Answerer(model, wanted=task, **options)
+    written = _writer(answerer.task, Path(out))
     examples = answerer.task.read(Path(file), labelled=False)
     total = 0
     with (
@@ -145,8 +160,7 @@ def predict(file: str | Path, *, model: str | Path, out: str | Path, **options: 
     ):
         for block in _blocks(examples):
             answers = answerer.answers(block)
-            lines = [msgspec.json.encode(answerer.task.write(answer)) for answer in answers]
-            target.write(b"".join(line + b"\n" for line in lines))
+            target.write(b"".join(map(written, answers)))
             work.advance(len(block))
             total += len(block)
     answerer.say_cut(str(file))
@@ -160,7 +174,9 @@ def evaluate(task: str, file: str | Path, *, model: str | Path, **options: Any) 
     >>> evaluate("classification", "test.tsv", model="mine")["accuracy"]  # doctest: +SKIP
     0.915
     """
-    answerer = Answerer(model, **options)
+    if is_together(model):
+        return evaluate_together(task, file, model=model, **options)
+    answerer = Answerer(model, wanted=task, **options)
     if answerer.task.name != task:
         raise SettingsError(f"{model} was fine-tuned for {answerer.task.name}, not for {task}")
     with leaving_out(answerer.settings.skip_bad) as left:
@@ -169,6 +185,15 @@ def evaluate(task: str, file: str | Path, *, model: str | Path, **options: Any) 
     left.say(str(file))
     report = answerer.report([answer for _, answer in answered], [example for example, _ in answered])
     return report | ({"left_out": left.errors} if answerer.settings.skip_bad else {})
+
+
+def _writer(task: Any, out: Path) -> Callable[[Any], bytes]:
+    """What an answer is in a file of this name."""
+    if out.suffix != ".conll":
+        return lambda answer: msgspec.json.encode(task.write(answer)) + b"\n"
+    if not isinstance(task, InColumns):
+        raise SettingsError(f"answers of {task.name} have no columns; name a file that ends in .jsonl")
+    return lambda answer: task.columns(answer).encode()
 
 
 def _foreign_head(folder: Path) -> str:

@@ -35,8 +35,8 @@ def collate(rows: Sequence[Row], *, padding: int, config: TransformerConfig) -> 
         attention_mask=None if real.all() else torch.from_numpy(real),
         token_type_ids=types,
         labels=torch.from_numpy(np.stack(labels)) if labels else None,
-        token_labels=_by_token([row.token_labels for row in rows], width, filling=IGNORED),
-        token_hints=_by_token([row.token_hints for row in rows], width, filling=0),
+        token_labels=by_token([row.token_labels for row in rows], width, filling=IGNORED),
+        token_hints=by_token([row.token_hints for row in rows], width, filling=0),
     )
 
 
@@ -45,7 +45,7 @@ def side_by_side(rows: Iterable[Row]) -> list[Row]:
     return [one for row in rows for one in (row, *row.beside)]
 
 
-def _by_token(rows: Sequence[NDArray[np.int64] | None], width: int, *, filling: int) -> torch.Tensor | None:
+def by_token(rows: Sequence[NDArray[np.int64] | None], width: int, *, filling: int) -> torch.Tensor | None:
     """Numbers of tokens as a matrix; None where no row has any."""
     if all(row is None for row in rows):
         return None

@@ -29,15 +29,16 @@ class Chooser(nn.Module, ABC):
     def __init__(self, labels: Sequence[str], settings: TaggingSettings) -> None:
         super().__init__()
 
-    def weigh(self, weights: Tensor) -> None:
-        """Let each tag count by its weight from now on: `[tags]`."""
-        raise SettingsError(
-            "class_weights are for tags that are learned one by one; leave them out, or take --tagger linear"
-        )
-
     @abstractmethod
     def loss(self, emissions: Tensor, labels: Tensor) -> Tensor:
         """The mean loss of the words with a label, from `[batch, length, tags]` and `[batch, length]`."""
+
+    def weigh(self, weights: Tensor) -> None:
+        """Let each tag count by its weight from now on: `[tags]`."""
+        raise SettingsError(
+            "class_weights are for tags that are learned one by one, and a field learns those of a text "
+            "together; leave them out, or choose --tagger linear"
+        )
 
     @abstractmethod
     def choose(self, emissions: Sequence[Floats]) -> list[Floats]:
@@ -47,19 +48,20 @@ class Chooser(nn.Module, ABC):
 class EachWord(Chooser):
     """Every word's most probable tag."""
 
+    weights: Tensor
+
     def __init__(self, labels: Sequence[str], settings: TaggingSettings) -> None:
         super().__init__(labels, settings)
-        self.weights: Tensor
         self.register_buffer("weights", torch.ones(len(labels)), persistent=False)
 
     def weigh(self, weights: Tensor) -> None:
-        self.weights = weights
+        self.weights = weights.to(self.weights)
 
     def loss(self, emissions: Tensor, labels: Tensor) -> Tensor:
-        total = F.cross_entropy(
-            emissions.flatten(0, 1), labels.flatten(), self.weights, ignore_index=IGNORED, reduction="sum"
-        )
-        return total / self.weights[labels[labels != IGNORED]].sum().clamp(min=1e-6)
+        scores, asked = emissions.flatten(0, 1), labels.flatten()
+        total = F.cross_entropy(scores, asked, self.weights, ignore_index=IGNORED, reduction="sum")
+        counted = self.weights[asked[asked != IGNORED]].sum()
+        return total / counted.clamp(min=torch.finfo(counted.dtype).tiny)
 
     def choose(self, emissions: Sequence[Floats]) -> list[Floats]:
         chosen = []

@@ -199,6 +199,11 @@ class Tagging:
             "tags": list(answer.tags),
         }
 
+    def columns(self, answer: Tagged) -> str:
+        """A word, a tab and its tag a line, then a blank line."""
+        lines = [f"{word}\t{tag}\n" for word, tag in zip(answer.words, answer.tags, strict=True)]
+        return "".join(lines) + "\n"
+
     def _labels(self, example: TaggedText, inventory: Inventory) -> NDArray[np.int64] | None:
         """The number of each word's tag; None where nobody knows."""
         if example.entities is None:

@@ -185,6 +185,14 @@ class Tuning(Protocol):
         """Choose it by the `Outputs` of dev, and give these as they are with it."""
 
 
+@runtime_checkable
+class InColumns(Protocol):
+    """A task whose answers can also be written as lines of columns, as CoNLL has them."""
+
+    def columns(self, answer: Any) -> str:
+        """A word and what is said of it a line, and a blank line."""
+
+
 def lessons(task: Any, examples: Iterable[E]) -> Iterable[E]:
     """The examples that can be learned from; one that cannot is `bad`."""
     return parsed(examples, task.lesson) if isinstance(task, Teaching) else examples

@@ -174,6 +174,18 @@ INLINE vf exponential(vf x) {
     return (vf)((vi)p + ((vi)shifted << 23));
 }
 
+/* 2^x for x ≤ 0 to 8e-5 of it, for results of sixteen bits: a polynomial for the part behind the point. */
+INLINE vf power_of_two_short(vf x) {
+    x = larger(x, splat(-126.0f));
+    vf shifted = x + 12582912.0f;
+    vf r = x - (shifted - 12582912.0f);
+    vf p = splat(0.055171650333025395f);
+    p = p * r + 0.24261114120106023f;
+    p = p * r + 0.6932609906915674f;
+    p = p * r + 0.9999280725127854f;
+    return (vf)((vi)p + ((vi)shifted << 23));
+}
+
 INLINE vf sigmoid(vf x) { return 1.0f / (1.0f + exponential(-x)); }
 
 /* The exact GELU, by formula 7.1.26 of Abramowitz and Stegun for the error function (error below 2e-7). */
@@ -664,26 +676,28 @@ INLINE void pack_values(void *to, int type, const void *values, long length, lon
 }
 
 /* The scores of one query for the keys `low` to `high` (whole vectors) to probabilities that are still to be
- * divided by what is returned; keys outside `first` to `last` are out of sight and get none. */
+ * divided by what is returned. Keys outside `first` to `last` are out of sight: the smallest numbers there are
+ * stand for their share, which the sum of all others, at least 1, swallows. */
 INLINE float soften(float *scores, void *to, int type, long first, long last, long low, long high,
                     const float *bias, float scale) {
-    const vf nothing = splat(-3.0e38f);
-    vf most = nothing;
+    vf most = splat(-3.0e38f);
     vi key_numbers;
     for (int i = 0; i < WIDTH; i++) key_numbers[i] = i;
     for (long key = low; key < high; key += WIDTH) {
-        vf s = load(scores + key) * scale;
-        if (bias) s += load(bias + key);
-        if (key < first || key + WIDTH > last)
+        vf s = load(scores + key);
+        const int at_edge = key < first || key + WIDTH > last;
+        if (bias) s = s * scale + load(bias + key);
+        if (at_edge)
             s = either((key_numbers >= (int32_t)(first - key)) & (key_numbers < (int32_t)(last - key)), s,
-                       nothing);
-        store(scores + key, s);
+                       splat(-3.0e38f));
+        if (bias || at_edge) store(scores + key, s);
         most = larger(most, s);
     }
-    const float peak = largest(most);
+    const float peak = largest(most), rest = bias ? 1.0f : scale, binary = rest * 1.44269504088896341f;
     vf sum = {};
     for (long key = low; key < high; key += WIDTH) {
-        vf s = load(scores + key), share = either(s <= nothing, splat(0.0f), exponential(s - peak));
+        const vf below = load(scores + key) - peak;
+        const vf share = type == F32 ? exponential(below * rest) : power_of_two_short(below * binary);
         sum += share;
         if (type == F32)
             store((float *)to + key, share);
@@ -740,6 +754,7 @@ int native_attention(long num_rows, const int64_t *starts, long heads, long size
                      float *out_scales, int32_t *out_zeros) {
     const long inner = heads * size, stride = 3 * inner, wide = (size + COLUMNS - 1) / COLUMNS * COLUMNS;
     const int type = product_type == BF16 && size % 2 == 0 ? SHORT : F32;
+    const int to_type = out_type == U8 ? F32 : out_type;
     const int in_place = !cosines && type == product_type; /* queries and keys can be read where they lie */
     long longest = 0;
     for (long row = 0; row < num_rows; row++)
@@ -777,10 +792,14 @@ int native_attention(long num_rows, const int64_t *starts, long heads, long size
                 query = queries;
                 query_stride = size;
             }
-            attend_head(type, length, padded, size, wide, query, query_stride, keys, values, scale, causal,
-                        reach, distances ? distances + head * (2 * most - 1 + COLUMNS) + most - 1 : NULL, scores, shares,
-                        (void *)at(to, out_type == U8 ? F32 : out_type, head * size),
-                        out_type == U8 ? F32 : out_type, inner);
+            const float *bias = distances ? distances + head * (2 * most - 1 + COLUMNS) + most - 1 : NULL;
+            void *place = (void *)at(to, to_type, head * size);
+            if (type == F32)
+                attend_head(F32, length, padded, size, wide, query, query_stride, keys, values, scale, causal,
+                            reach, bias, scores, shares, place, to_type, inner);
+            else
+                attend_head(BF16, length, padded, size, wide, query, query_stride, keys, values, scale, causal,
+                            reach, bias, scores, shares, place, to_type, inner);
         }
         for (long t = 0; out_type == U8 && t < length; t++)
             quantise_row(waiting + t * inner, inner, (uint8_t *)out + (begin + t) * inner,

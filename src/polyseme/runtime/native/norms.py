@@ -1,5 +1,7 @@
 """Sum, norm and quantising by the compiled kernels, a token at a time while it is in the nearest cache."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -21,15 +23,16 @@ class NativeNorm:
         bias: Tensor | None,
         *,
         eps: float,
-        keeps_norm: bool,
+        position: Literal["after", "before"],
         precision: Precision,
     ) -> None:
-        self.native, self.kind, self.eps, self.keeps_norm = native, KINDS[kind], eps, keeps_norm
+        self.native, self.kind, self.eps = native, KINDS[kind], eps
+        self.keeps_norm = position == "after"
         self.weight = None if weight is None else weight.detach().float().contiguous()
         self.bias = None if bias is None else bias.detach().float().contiguous()
-        self.kept = RESIDUAL[precision]
+        self.kept = RESIDUAL[position][precision]
         self.makes = torch.uint8 if precision == "int8" else PLAIN[precision]
-        self.is_one = self.makes == self.kept and (keeps_norm or kind == "none")
+        self.is_one = self.makes == self.kept and (self.keeps_norm or kind == "none")
 
     def __call__(self, residual: Tensor, added: Tensor | None) -> Normed:
         residual = residual.contiguous()

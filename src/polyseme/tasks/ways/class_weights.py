@@ -44,12 +44,23 @@ def label_counts(rows: Sequence[Row], count: int) -> NDArray[np.int64]:
         labels = row.label if row.token_labels is None else row.token_labels
         if labels is None:
             continue
+        if row.token_labels is None and not _are_classes(labels, count):
+            raise SettingsError(
+                "class_weights are for tasks whose labels are classes, which this task's are not"
+            )
         if np.issubdtype(labels.dtype, np.floating):
             counts += (labels > 0.5).astype(np.int64)
         else:
             flat = np.atleast_1d(labels)
             counts += np.bincount(flat[flat != IGNORED], minlength=count)
     return counts
+
+
+def _are_classes(labels: NDArray[np.generic], count: int) -> bool:
+    """Whether they are the number of a class, or say of each class whether it holds."""
+    if np.issubdtype(labels.dtype, np.floating):
+        return labels.shape == (count,)
+    return labels.ndim == 0 and int(labels) < count
 
 
 def weigh(module: TaskModule, weights: Tensor | None, *, task: str) -> None:

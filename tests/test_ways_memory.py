@@ -99,8 +99,10 @@ def test_smaller_parts_come_first_then_layers_computed_twice_then_frozen_feature
         outcomes[number] = load(out).backbone.state_dict()
     finetune("classification", **options, out=tmp_path / "without")
     expected, before = (load(f).backbone.state_dict() for f in (tmp_path / "without", folder / "bert"))
+    # A key's bias has no gradient but rounding, which AdamW makes large.
+    names = [name for name in expected if not name.endswith("key.bias")]
     for number in (0, 1, 2):
-        assert all(torch.allclose(outcomes[number][name], expected[name], atol=2e-4) for name in expected)
+        assert all(torch.allclose(outcomes[number][name], expected[name], atol=2e-4) for name in names)
     assert not all(torch.allclose(before[name], expected[name], atol=4e-4) for name in expected)
     assert all(torch.equal(outcomes[3][name], before[name]) for name in outcomes[3])
     with pytest.raises(SettingsError, match="memory 8K is too little: this network needs at least"):

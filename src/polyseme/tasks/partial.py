@@ -99,10 +99,9 @@ def partial(out: str | Path | None) -> Iterator[Partial | None]:
     if out is None:
         yield None
         return
-    folder = Path(out)
-    beside = folder.with_name(f"{folder.name}.partial")
+    beside = Path(out).with_name(f"{Path(out).name}.partial")
     if not (beside / _SAVING).exists():
-        free(folder)
+        free(out)
     with held(beside, purpose="fine-tuning"):
         try:
             yield Partial(beside)

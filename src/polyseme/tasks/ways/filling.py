@@ -63,6 +63,8 @@ class BlankClassifier(OnBackbone):
         self.register_buffer("words", torch.from_numpy(words), persistent=False)  # [labels, blanks]
         self.register_buffer("weights", None, persistent=False)
         self._mask_id, self._smoothing = mask_id, smoothing
+        # Of the backbone's own table: what answers may stand on a compiled one, which has none.
+        self._table = (backbone.embeddings.tokens,)
 
     def weigh(self, weights: Tensor) -> None:
         """Let each class count by its weight from now on: `[labels]`."""
@@ -81,7 +83,8 @@ class BlankClassifier(OnBackbone):
         assert isinstance(self.head, MaskedLMHead)
         transformed = self.head.transform(blanks)
         transformed = transformed.view(len(batch.input_ids), -1, transformed.size(-1))  # [batch, blanks, …]
-        rows = self.backbone.embeddings.tokens.weight[self.words]  # [labels, blanks, embedding_size]
+        rows = self._table[0].weight[self.words.to(self._table[0].weight.device)]
+        rows = rows.to(transformed)  # [labels, blanks, embedding_size]
         scores = torch.einsum("bne,lne->bl", transformed, rows) + self.head.bias[self.words].sum(dim=1)
         return scores.float()
 

@@ -73,6 +73,7 @@ class TrainingSettings(Record, frozen=True, kw_only=True):
         "noam",
         "inverse-root",
         "warmup-times-linear",
+        "slanted-triangular",
     ] = "linear"
     """How the learning rate goes after its warm-up."""
     warmup: float = 0.01

@@ -94,8 +94,8 @@ DATA: dict[str, Data] = {
         "passages", {"max_length": 256}, (600, 200), "trained on dev",
     ),
     "c3": Data(
-        "multiple-choice", {"train": f"{ZH}/c3/dev.json", "test": f"{ZH}/c3/test.json"}, "entries",
-        {"max_length": 192}, (1000, 500), "trained on dev",
+        "multiple-choice", {"train": f"{ZH}/c3/dev.json"}, "entries", {"max_length": 192}, (1000, None),
+        "dev as one file: test has no answers",
     ),
     "cais": Data("intents", {p: f"{ZH}/cais/{p}.txt" for p in ("train", "dev", "test")}, options=INTENTS),
     "smp-ecdt": Data("intents", {"train": f"{ZH}/smp_ecdt/train.txt"}, "blocks", INTENTS, note="one file"),

@@ -161,7 +161,7 @@ class Study:
 
         common: dict[str, Any] = {
             "train": files["train"], "dev": files["dev"], "model": run, "out": None, "text_column": "text_a",
-            "limit": self.options.labels, "epochs": self.options.epochs, "max_length": 128,
+            "limit": self.options.labels, "epochs": self.options.epochs, "batch_size": 16, "max_length": 128,
             "threads": self.options.threads,
         }  # fmt: skip
         dev = {
@@ -209,8 +209,8 @@ def main() -> None:
     parser.add_argument("--out", required=True)
     parser.add_argument("--corpora", nargs="+", default=CORPORA)
     parser.add_argument("--budgets", type=float, nargs="+", default=[15.0, 30.0, 60.0], help="in TFLOP")
-    parser.add_argument("--labels", type=int, default=300)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--labels", type=int, default=400)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--models", nargs="+", default=list(MODELS.values()))
     options = parser.parse_args()

@@ -16,9 +16,9 @@ from polyseme.models.transformer.model import Transformer
 from polyseme.runtime.layers import compiled_stack
 from polyseme.runtime.linears import Linear
 from polyseme.runtime.packing import Numbers, Rows, Tile, filled, starts_of, tiles
-from polyseme.runtime.parts import compiled_embeddings, compiled_linear, plain
+from polyseme.runtime.parts import compiled_embeddings, compiled_linear
 from polyseme.runtime.pooling import pool_rows
-from polyseme.runtime.states import Precision, Ready, kernels
+from polyseme.runtime.states import Precision, Ready, kernels, plain
 from polyseme.runtime.workers import Workers
 
 Vectors = NDArray[np.float32]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from polyseme.models.transformer.layer import Layer
@@ -15,10 +16,10 @@ from polyseme.runtime.parts import (
     compiled_feedforward,
     compiled_gather,
     compiled_norm,
-    plain,
+    device_of,
 )
 from polyseme.runtime.relative import RelativeRuns, relative_attention
-from polyseme.runtime.states import Normed, Precision
+from polyseme.runtime.states import Normed, Precision, plain
 
 READABLE: dict[Precision, Precision] = {"fp32": "fp32", "bf16": "bf16", "int8": "bf16"}
 """The precision of states that are read by something else than a linear of this room."""
@@ -51,21 +52,21 @@ class Stack(NamedTuple):
 def compiled_stack(backbone: Transformer, precision: Precision) -> Stack:
     """All passes through the layers; layers that share weights share what is made of them."""
     first, norms = JOINED[backbone.config.norm_position](backbone)
-    position = backbone.config.norm_position
+    position, device = backbone.config.norm_position, device_of(backbone)
     parts = _parts(backbone, precision)
     precisions: list[Precision] = [precision] * len(parts)
     precisions[-1:] = [READABLE[precision]] * len(precisions[-1:])
     layers = [
         CompiledLayer(
             attend,
-            compiled_norm(attended, position, precision),
+            compiled_norm(attended, position, precision, device),
             feed,
-            compiled_norm(fed, position, last),
+            compiled_norm(fed, position, last, device),
         )
         for (attend, feed), (attended, fed), last in zip(parts, norms, precisions, strict=True)
     ]
     around: Callable[..., Any] = AROUND.get(backbone.config.positions, _starts)
-    enter = ENTER[first is not None](first, position, precision if layers else READABLE[precision])
+    enter = ENTER[first is not None](first, position, precision if layers else READABLE[precision], device)
     return Stack(around(backbone, precision), enter, layers, LEAVE[position])
 
 
@@ -74,7 +75,7 @@ def _parts(backbone: Transformer, precision: Precision) -> list[tuple[Sublayer, 
     config = backbone.config
     gather: Callable[..., Any] = GATHERS.get(config.positions, compiled_gather)
     attention: Callable[..., Sublayer] = ATTENTIONS.get(config.positions, compiled_attention)
-    gathers = [gather(view, config, precision) for view in backbone.views]
+    gathers = [gather(view, config, precision, device_of(backbone)) for view in backbone.views]
     made: dict[tuple[int, int], tuple[Sublayer, Sublayer]] = {}
     for number, view in backbone.course:
         if (number, view) not in made:
@@ -107,12 +108,16 @@ def _before(backbone: Transformer) -> Norms:
     return first, [(layer.feedforward_norm, norm) for layer, norm in zip(layers, following, strict=True)]
 
 
-def _normalised(norm: nn.Module, position: Position, precision: Precision) -> Callable[[Normed], Normed]:
-    normed = compiled_norm(norm, position, precision)
+def _normalised(
+    norm: nn.Module, position: Position, precision: Precision, device: torch.device
+) -> Callable[[Normed], Normed]:
+    normed = compiled_norm(norm, position, precision, device)
     return lambda states: normed(states.residual, None)
 
 
-def _as_they_come(norm: None, position: Position, precision: Precision) -> Callable[[Normed], Normed]:
+def _as_they_come(
+    norm: None, position: Position, precision: Precision, device: torch.device
+) -> Callable[[Normed], Normed]:
     return lambda states: states
 
 
@@ -130,14 +135,14 @@ LEAVE: dict[str, Callable[[Normed], Tensor]] = {
     "before": lambda states: plain(states.ready),
 }
 """By where the norms stand."""
-ENTER: dict[bool, Callable[[Any, Position, Precision], Callable[[Normed], Normed]]] = {
+ENTER: dict[bool, Callable[[Any, Position, Precision, torch.device], Callable[[Normed], Normed]]] = {
     True: _normalised,
     False: _as_they_come,
 }
 """By whether a norm stands before the first layer."""
 
 ATTENTIONS: dict[str, Callable[..., Sublayer]] = {"relative": relative_attention}
-GATHERS: dict[str, Callable[..., Any]] = {"relative": lambda view, config, precision: None}
+GATHERS: dict[str, Callable[..., Any]] = {"relative": lambda view, config, precision, device: None}
 AROUND: dict[str, Callable[..., Callable[[Tensor, Tensor, Tensor | None], Any]]] = {
     "relative": _relative_runs
 }

@@ -17,7 +17,7 @@ from polyseme.runtime.attention import Attention, attention
 from polyseme.runtime.first_states import FirstStates, first_states
 from polyseme.runtime.linears import Linear, gated_linear, linear
 from polyseme.runtime.norms import Norm, norm
-from polyseme.runtime.states import Normed, Precision, Ready
+from polyseme.runtime.states import Normed, Precision, Ready, plain
 
 Position = Literal["before", "after"]
 Sublayer = Callable[[Ready, Any], Tensor]
@@ -30,11 +30,13 @@ NORMS: dict[type[nn.Module], Literal["layer", "rms", "none"]] = {
 }
 
 
-def compiled_norm(module: nn.Module, position: Position, precision: Precision) -> Norm:
+def compiled_norm(module: nn.Module, position: Position, precision: Precision, device: torch.device) -> Norm:
     """The residual sum with the norm of a module, which may be none at all."""
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     eps = getattr(module, "eps", None) or 0.0
-    return norm(NORMS[type(module)], weight, bias, eps=eps, position=position, precision=precision)
+    return norm(
+        NORMS[type(module)], weight, bias, eps=eps, position=position, precision=precision, device=device
+    )
 
 
 def compiled_linear(module: nn.Linear, precision: Precision, *, activation: str = "none") -> Linear:
@@ -51,7 +53,7 @@ def compiled_embeddings(backbone: Transformer, precision: Precision) -> FirstSta
 
 def _of_tables(module: Embeddings, config: TransformerConfig, precision: Precision) -> FirstStates:
     tables: tuple[Any, Any, Any] = (module.tokens.weight, *_tables(module.positions, module.token_types))
-    normed = compiled_norm(module.norm, "after", precision)
+    normed = compiled_norm(module.norm, "after", precision, module.tokens.weight.device)
     return first_states(*tables, scale=getattr(module.scale, "factor", 1.0), norm=normed)
 
 
@@ -62,7 +64,7 @@ def _tables(*modules: nn.Module) -> list[Tensor | None]:
 def _of_clusters(module: Embeddings, config: TransformerConfig, precision: Precision) -> FirstStates:
     """As the plain network does it, since one table of all clusters would be many times as large."""
     plain = copy.deepcopy(module).eval()
-    normed = norm("none", None, None, eps=0.0, position="after", precision=precision)
+    normed = compiled_norm(nn.Identity(), "after", precision, device_of(module))
     offset = config.embedding.position_offset
 
     def embed(ids: Tensor, places: Tensor | None, segments: Tensor | None) -> Normed:
@@ -75,7 +77,7 @@ def _of_clusters(module: Embeddings, config: TransformerConfig, precision: Preci
 
 def _projected(embed: FirstStates, module: nn.Linear, precision: Precision) -> FirstStates:
     project = compiled_linear(module, precision)
-    normed = norm("none", None, None, eps=0.0, position="after", precision=precision)
+    normed = compiled_norm(nn.Identity(), "after", precision, module.weight.device)
 
     def widened(ids: Tensor, places: Tensor | None, segments: Tensor | None) -> Normed:
         return normed(plain(project(embed(ids, places, segments).ready)), None)
@@ -99,7 +101,9 @@ PROJECTIONS: dict[bool, Callable[[FirstStates, Any, Precision], FirstStates]] = 
 """By whether the tables have a size of their own."""
 
 
-def compiled_gather(view: View, config: TransformerConfig, precision: Precision) -> Attention:
+def compiled_gather(
+    view: View, config: TransformerConfig, precision: Precision, device: torch.device
+) -> Attention:
     """Who sees whom, by what order: the same for all layers of a view."""
     return attention(
         num_heads=config.num_heads,
@@ -110,6 +114,7 @@ def compiled_gather(view: View, config: TransformerConfig, precision: Precision)
         reach=view.reach,
         turn=TURNS.get(config.positions, _nothing)(view.turn, config),
         distances=DISTANCES.get(config.positions, _nothing)(view.bias, config),
+        device=device,
     )
 
 
@@ -178,7 +183,6 @@ def _gated(module: Any, activation: str, precision: Precision) -> Linear:
 FEEDFORWARDS: dict[bool, Callable[[Any, str, Precision], Linear]] = {True: _gated, False: _widened}
 
 
-def plain(states: Ready) -> Tensor:
-    """States that are known not to be quantised."""
-    assert isinstance(states, Tensor)
-    return states
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's weights are."""
+    return next(module.parameters()).device

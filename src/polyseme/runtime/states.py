@@ -82,6 +82,12 @@ def as_plain(states: Tensor) -> Ready:
     return states
 
 
+def plain(states: Ready) -> Tensor:
+    """States that are known not to be quantised."""
+    assert isinstance(states, Tensor)
+    return states
+
+
 def kernels(device: torch.device) -> Library | None:
     """The compiled kernels where they can work for tensors of this device."""
     return library() if device.type == "cpu" else None

@@ -61,9 +61,10 @@ class CompiledEncoder:
     ) -> None:
         self.config, self.precision, self.device = backbone.config, precision, device
         self._most = most
+        native = kernels(device)
         # Our own kernels take any number of tokens alike.
-        self._size: Callable[[int], int] = filled if kernels(device) is None else int
-        self._workers = Workers(threads if device.type == "cpu" else 1)
+        self._size: Callable[[int], int] = filled if native is None else int
+        self._workers = Workers(threads if device.type == "cpu" else 1, native.share if native else None)
         self._embed = compiled_embeddings(backbone, precision)
         self._stack = compiled_stack(backbone, precision)
         self._pooler = POOLERS[backbone.config.pooler](backbone)

@@ -1,7 +1,7 @@
 /* The arithmetic of packed states: products, norms, attention, quantising.
  *
  * Compiled on the machine it runs on, for the instructions that it has (see __init__.py). One thread a call,
- * no state between calls. Rows of numbers are walked in vectors of gcc's and clang's own kind, so that every
+ * unless `native_share` said that this thread may use more (see team.h). Rows of numbers are walked in vectors of gcc's and clang's own kind, so that every
  * processor can run this; only the dot products of bfloat16 and of bytes name instructions.
  *
  * Every product is made of tiles of up to ROWS rows and COLUMNS columns. The right-hand matrix lies in
@@ -9,10 +9,13 @@
  * (1 in float32, 2 in bfloat16, 4 in bytes).
  */
 
+#define _GNU_SOURCE /* for threads on cores of their own */
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "team.h"
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #define VECTOR 64
@@ -524,41 +527,91 @@ INLINE void finish(const Ending *ending, float *tile, int m, long row, long colu
     }
 }
 
+typedef struct {
+    int type;
+    long tokens, depth, columns;
+    const void *states, *panels;
+    Ending ending;
+    void *out;
+    int out_type;
+    float *waiting; /* with `out_type` U8: room for the rows of the result until they are whole */
+    float *out_scales;
+    int32_t *out_zeros;
+} Product;
+
+/* Rows `begin` to `end` of the result, for the columns `first` to `last`. */
+static void multiply(const Product *p, long begin, long end, long first, long last) {
+    float tile[ROWS * COLUMNS] __attribute__((aligned(64)));
+    for (long column = first; column < last; column += COLUMNS) {
+        const void *panel = at(p->panels, p->type, column * p->depth);
+        const long count = last - column < COLUMNS ? last - column : COLUMNS;
+        for (long row = begin; row < end; row += ROWS) {
+            const int m = end - row < ROWS ? (int)(end - row) : ROWS;
+            tile_of(p->type, m, 2, at(p->states, p->type, row * p->depth), p->depth, panel, p->depth, tile,
+                    COLUMNS);
+            if (p->waiting)
+                finish(&p->ending, tile, m, row, column, count, p->waiting + (row - begin) * p->columns + column,
+                       F32, p->columns, 1);
+            else if (p->out_type == F32)
+                finish(&p->ending, tile, m, row, column, count, (float *)p->out + row * p->columns + column, F32,
+                       p->columns, 0);
+            else
+                finish(&p->ending, tile, m, row, column, count, (uint16_t *)p->out + row * p->columns + column,
+                       BF16, p->columns, 1);
+        }
+    }
+}
+
+static void quantise_waiting(const Product *p, long begin, long end) {
+    for (long row = begin; row < end; row++)
+        quantise_row(p->waiting + (row - begin) * p->columns, p->columns, (uint8_t *)p->out + row * p->columns,
+                     p->out_scales + row, p->out_zeros + row);
+}
+
+/* Some of the columns for all rows. */
+static void multiply_part(void *work, long part, long parts) {
+    const Product *p = work;
+    const long panels = (p->columns + COLUMNS - 1) / COLUMNS, block = 8 * ROWS;
+    const long first = panels * part / parts * COLUMNS, end = panels * (part + 1) / parts * COLUMNS;
+    const long last = end < p->columns ? end : p->columns;
+    Product of_block = *p;
+    for (long begin = 0; begin < p->tokens; begin += block) {
+        if (p->waiting) of_block.waiting = p->waiting + begin * p->columns;
+        multiply(&of_block, begin, begin + block < p->tokens ? begin + block : p->tokens, first, last);
+    }
+}
+
+static void quantise_part(void *work, long part, long parts) {
+    Product p = *(const Product *)work;
+    const long begin = p.tokens * part / parts;
+    p.waiting += begin * p.columns;
+    quantise_waiting(&p, begin, p.tokens * (part + 1) / parts);
+}
+
 /* `panels`, `column_scales`, `column_sums` and `bias` are filled up to whole panels. With `out_type` U8 the
  * result is quantised token by token; it waits as float32 until its row is whole. */
 int native_linear(int type, long tokens, long depth, long columns, const void *states, const float *scales,
                   const int32_t *zeros, const void *panels, const float *column_scales,
                   const float *column_sums, const float *bias, int activation, void *out, int out_type,
                   float *out_scales, int32_t *out_zeros) {
-    float tile[ROWS * COLUMNS] __attribute__((aligned(64)));
     const Ending ending = {scales, zeros, column_scales, column_sums, bias, activation};
+    Product p = {type, tokens, depth, columns, states, panels, ending, out, out_type, NULL, out_scales, out_zeros};
+    const int is_shared = sharing > 1;
     const long block = out_type == U8 ? 2 * ROWS : 8 * ROWS; /* rows that share a panel while it is in cache */
-    float *waiting = NULL;
-    if (out_type == U8 && !(waiting = malloc((size_t)(block * columns) * 4))) return 1;
-    for (long begin = 0; begin < tokens; begin += block) {
-        const long end = begin + block < tokens ? begin + block : tokens;
-        for (long column = 0; column < columns; column += COLUMNS) {
-            const void *panel = at(panels, type, column * depth);
-            const long count = columns - column < COLUMNS ? columns - column : COLUMNS;
-            for (long row = begin; row < end; row += ROWS) {
-                const int m = end - row < ROWS ? (int)(end - row) : ROWS;
-                tile_of(type, m, 2, at(states, type, row * depth), depth, panel, depth, tile, COLUMNS);
-                if (waiting)
-                    finish(&ending, tile, m, row, column, count, waiting + (row - begin) * columns + column,
-                           F32, columns, 1);
-                else if (out_type == F32)
-                    finish(&ending, tile, m, row, column, count, (float *)out + row * columns + column, F32,
-                           columns, 0);
-                else
-                    finish(&ending, tile, m, row, column, count, (uint16_t *)out + row * columns + column, BF16,
-                           columns, 1);
-            }
+    const long rows = is_shared ? tokens : block;
+    if (out_type == U8 && !(p.waiting = malloc((size_t)(rows * columns + 1) * 4))) return 1;
+    if (is_shared) {
+        const long whole = (columns + COLUMNS - 1) / COLUMNS, parts = 4L * sharing;
+        together(multiply_part, &p, whole < parts ? whole : parts);
+        if (p.waiting) together(quantise_part, &p, tokens < parts ? tokens : parts);
+    } else {
+        for (long begin = 0; begin < tokens; begin += block) {
+            const long end = begin + block < tokens ? begin + block : tokens;
+            multiply(&p, begin, end, 0, columns);
+            if (p.waiting) quantise_waiting(&p, begin, end);
         }
-        for (long row = begin; waiting && row < end; row++)
-            quantise_row(waiting + (row - begin) * columns, columns, (uint8_t *)out + row * columns,
-                         out_scales + row, out_zeros + row);
     }
-    free(waiting);
+    free(p.waiting);
     return 0;
 }
 
@@ -569,6 +622,7 @@ int native_linear(int type, long tokens, long depth, long columns, const void *s
 #else
 #define SHORT F32
 #endif
+#define WORTH_SHARING 32 /* tokens of a row below which its heads are not divided among threads */
 
 /* A head's queries or keys of one row, turned by their places (cosines NULL: as they are). */
 INLINE void turned(float *to, const void *from, int type, long length, long stride, long size,
@@ -746,74 +800,118 @@ INLINE void attend_head(int type, long length, long padded, long size, long wide
     }
 }
 
+typedef struct {
+    long heads, size;
+    const void *product;
+    int product_type;
+    float scale;
+    int causal;
+    long reach;
+    const float *cosines, *sines, *distances;
+    long most;
+    int out_type;
+    long begin, length; /* of the row that is being read */
+    void *to;           /* its result, in float32 where it is quantised when all heads are done */
+    int failed;
+} Gathering;
+
+/* Bytes of one thread's scratch for rows of up to `longest` tokens, all its parts side by side. */
+enum { TURNING, PLAIN_ONE, QUERIES, KEYS, VALUES, SCORES, SHARES, SCRATCHES };
+static size_t scratch_of(const Gathering *g, long longest, size_t places[SCRATCHES]) {
+    const long wide = (g->size + COLUMNS - 1) / COLUMNS * COLUMNS;
+    const long room = (longest + COLUMNS - 1) / COLUMNS * COLUMNS;
+    const long numbers[SCRATCHES] = {longest * g->size, longest * g->size, longest * g->size, room * g->size,
+                                     room * wide,       ROWS * room,       ROWS * room};
+    size_t total = 0;
+    for (int i = 0; i < SCRATCHES; i++) {
+        places[i] = total;
+        total += ((size_t)(numbers[i] + 1) * 4 + 63) / 64 * 64;
+    }
+    return total;
+}
+
+/* One head of the row that is being read. */
+static void gather(const Gathering *g, long head, char *scratch, const size_t places[SCRATCHES]) {
+    const long size = g->size, inner = g->heads * size, stride = 3 * inner, length = g->length;
+    const long wide = (size + COLUMNS - 1) / COLUMNS * COLUMNS, padded = (length + WIDTH - 1) / WIDTH * WIDTH;
+    const int from = g->product_type, type = from == BF16 && size % 2 == 0 ? SHORT : F32;
+    const int to_type = g->out_type == U8 ? F32 : g->out_type;
+    float *turning = (float *)(scratch + places[TURNING]), *scores = (float *)(scratch + places[SCORES]);
+    void *plain = scratch + places[PLAIN_ONE], *queries = scratch + places[QUERIES];
+    void *keys = scratch + places[KEYS], *values = scratch + places[VALUES], *shares = scratch + places[SHARES];
+    const void *query = at(g->product, from, g->begin * stride + head * size);
+    const void *key = at(query, from, inner), *value = at(query, from, 2 * inner);
+    long query_stride = stride;
+    if (!g->cosines && type == from) { /* queries and keys can be read where they lie */
+        pack_keys(keys, type, key, length, padded, stride, size);
+        pack_values(values, type, value, length, padded, stride, size, wide);
+    } else {
+        turned(turning, key, from, length, stride, size, g->cosines, g->sines);
+        write_row(plain, type, turning, length * size);
+        pack_keys(keys, type, plain, length, padded, size, size);
+        turned(turning, query, from, length, stride, size, g->cosines, g->sines);
+        write_row(queries, type, turning, length * size);
+        turned(turning, value, from, length, stride, size, NULL, NULL);
+        write_row(plain, type, turning, length * size);
+        pack_values(values, type, plain, length, padded, size, size, wide);
+        query = queries;
+        query_stride = size;
+    }
+    const float *bias = g->distances ? g->distances + head * (2 * g->most - 1 + COLUMNS) + g->most - 1 : NULL;
+    void *place = (void *)at(g->to, to_type, head * size);
+    if (type == F32)
+        attend_head(F32, length, padded, size, wide, query, query_stride, keys, values, g->scale, g->causal,
+                    g->reach, bias, scores, shares, place, to_type, inner);
+    else
+        attend_head(BF16, length, padded, size, wide, query, query_stride, keys, values, g->scale, g->causal,
+                    g->reach, bias, scores, shares, place, to_type, inner);
+}
+
+static void gather_part(void *work, long part, long parts) {
+    Gathering *g = work;
+    size_t places[SCRATCHES];
+    char *scratch = malloc(scratch_of(g, g->length, places));
+    if (!scratch) {
+        g->failed = 1;
+        return;
+    }
+    for (long head = g->heads * part / parts; head < g->heads * (part + 1) / parts; head++)
+        gather(g, head, scratch, places);
+    free(scratch);
+}
+
 /* All heads of all rows, from the fused product `[tokens, 3 · heads · size]`. `distances` is
- * `[heads, 2 · most − 1 + COLUMNS]`, filled up so that whole vectors can be read, or NULL. With `out_type` U8 a row of tokens waits in float32 until its heads are done. */
+ * `[heads, 2 · most − 1 + COLUMNS]`, filled up so that whole vectors can be read, or NULL. With `out_type` U8 a
+ * row of tokens waits in float32 until its heads are done. */
 int native_attention(long num_rows, const int64_t *starts, long heads, long size, const void *product,
                      int product_type, float scale, int causal, long reach, const float *cosines,
                      const float *sines, const float *distances, long most, void *out, int out_type,
                      float *out_scales, int32_t *out_zeros) {
-    const long inner = heads * size, stride = 3 * inner, wide = (size + COLUMNS - 1) / COLUMNS * COLUMNS;
-    const int type = product_type == BF16 && size % 2 == 0 ? SHORT : F32;
-    const int to_type = out_type == U8 ? F32 : out_type;
-    const int in_place = !cosines && type == product_type; /* queries and keys can be read where they lie */
+    Gathering g = {heads, size, product, product_type, scale,    causal,
+                   reach, cosines, sines, distances,   most, out_type, 0, 0, NULL, 0};
+    const long inner = heads * size, parts = 4L * sharing;
+    size_t places[SCRATCHES];
     long longest = 0;
     for (long row = 0; row < num_rows; row++)
         longest = starts[row + 1] - starts[row] > longest ? starts[row + 1] - starts[row] : longest;
-    const long room = (longest + COLUMNS - 1) / COLUMNS * COLUMNS;
-    float *turning = malloc((size_t)(longest * size + 1) * 4);
-    float *plain = malloc((size_t)(longest * size + 1) * 4);
-    void *queries = malloc((size_t)(longest * size + 1) * 4);
-    void *keys = malloc((size_t)(room * size + 1) * 4);
-    void *values = malloc((size_t)(room * wide + 1) * 4);
-    float *scores = malloc((size_t)(ROWS * room + 1) * 4);
-    void *shares = malloc((size_t)(ROWS * room + 1) * 4);
+    char *scratch = malloc(scratch_of(&g, longest, places));
     float *waiting = malloc((size_t)(longest * inner + 1) * 4);
-    const int failed = !turning || !plain || !queries || !keys || !values || !scores || !shares || !waiting;
-    for (long row = 0; !failed && row < num_rows; row++) {
-        const long begin = starts[row], length = starts[row + 1] - begin;
-        const long padded = (length + WIDTH - 1) / WIDTH * WIDTH;
-        void *to = out_type == U8 ? (void *)waiting : (void *)at(out, out_type, begin * inner);
-        for (long head = 0; head < heads; head++) {
-            const void *query = at(product, product_type, begin * stride + head * size);
-            const void *key = at(query, product_type, inner), *value = at(query, product_type, 2 * inner);
-            long query_stride = stride;
-            if (in_place) {
-                pack_keys(keys, type, key, length, padded, stride, size);
-                pack_values(values, type, value, length, padded, stride, size, wide);
-            } else {
-                turned(turning, key, product_type, length, stride, size, cosines, sines);
-                write_row(plain, type, turning, length * size);
-                pack_keys(keys, type, plain, length, padded, size, size);
-                turned(turning, query, product_type, length, stride, size, cosines, sines);
-                write_row(queries, type, turning, length * size);
-                turned(turning, value, product_type, length, stride, size, NULL, NULL);
-                write_row(plain, type, turning, length * size);
-                pack_values(values, type, plain, length, padded, size, size, wide);
-                query = queries;
-                query_stride = size;
-            }
-            const float *bias = distances ? distances + head * (2 * most - 1 + COLUMNS) + most - 1 : NULL;
-            void *place = (void *)at(to, to_type, head * size);
-            if (type == F32)
-                attend_head(F32, length, padded, size, wide, query, query_stride, keys, values, scale, causal,
-                            reach, bias, scores, shares, place, to_type, inner);
-            else
-                attend_head(BF16, length, padded, size, wide, query, query_stride, keys, values, scale, causal,
-                            reach, bias, scores, shares, place, to_type, inner);
-        }
-        for (long t = 0; out_type == U8 && t < length; t++)
-            quantise_row(waiting + t * inner, inner, (uint8_t *)out + (begin + t) * inner,
-                         out_scales + begin + t, out_zeros + begin + t);
+    g.failed = !scratch || !waiting;
+    for (long row = 0; !g.failed && row < num_rows; row++) {
+        g.begin = starts[row];
+        g.length = starts[row + 1] - g.begin;
+        g.to = out_type == U8 ? (void *)waiting : (void *)at(out, out_type, g.begin * inner);
+        if (sharing > 1 && g.length >= WORTH_SHARING)
+            together(gather_part, &g, heads < parts ? heads : parts);
+        else
+            for (long head = 0; head < heads; head++) gather(&g, head, scratch, places);
+        for (long t = 0; out_type == U8 && t < g.length; t++)
+            quantise_row(waiting + t * inner, inner, (uint8_t *)out + (g.begin + t) * inner,
+                         out_scales + g.begin + t, out_zeros + g.begin + t);
     }
-    free(turning);
-    free(plain);
-    free(queries);
-    free(keys);
-    free(values);
-    free(scores);
-    free(shares);
+    free(scratch);
     free(waiting);
-    return failed;
+    return g.failed;
 }
 
 /* ---- what was compiled ---- */

@@ -41,6 +41,14 @@ class Library:
         self.has_byte_dot = bool(self._library.native_has_byte_dot())
         for name, arguments in SIGNATURES.items():
             getattr(self._library, name).argtypes = arguments
+        self._library.native_share.argtypes, self._library.native_share.restype = [_I], None
+
+    def share(self, threads: int) -> None:
+        """How many threads may work on a kernel that the calling thread runs from now on, itself included.
+
+        It is 1 at first. The results are the same bytes.
+        """
+        self._library.native_share(threads)
 
     def call(self, name: str, *arguments: int | float | Tensor | None) -> None:
         """Run one kernel; tensors must be contiguous and stay alive for the call."""

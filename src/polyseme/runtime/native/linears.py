@@ -63,8 +63,9 @@ class NativeLinear:
         if isinstance(states, Quantised):
             values, scales, zeros = states
         else:
-            values, scales, zeros = states.to(self.reads).contiguous(), None, None
-        tokens = len(values)
+            plain = states if states.dtype == self.reads else states.to(self.reads)
+            values, scales, zeros = plain.contiguous(), None, None
+        tokens = values.shape[0]
         out, out_scales, out_zeros = (
             empty_quantised(tokens, self.columns)
             if self.makes_quantised

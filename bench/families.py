@@ -35,6 +35,8 @@ LAYERS = {"rbt3": 3, "rbt4": 4, "rbt6": 6, "rbtl3": 3}
 """Models that begin with so many layers of a larger one."""
 LEARNED, DETECTED, ORDERED = 0.3, 0.65, 0.6
 """What must be reached: nats below word frequencies, ROC-AUC, balanced accuracy."""
+HALVED = 0.5
+"""The share of its first distances to the teacher at which a student that reads no targets must end."""
 
 
 class Study:
@@ -65,6 +67,7 @@ class Study:
             "steps": outcome.steps,
             "tokens": max((line["tokens"] for line in journal if line["kind"] == "train"), default=0),
             "losses": outcome.losses,
+            "began": next(line["parts"] for line in journal if line["kind"] == "train"),
             "vocabulary": next(iter(outcome.losses)) if outcome.unigram is not None else None,
             "unigram": outcome.unigram,
             "measures": outcome.measures,
@@ -175,12 +178,19 @@ def processor_seconds() -> float:
 
 def reached(row: dict[str, Any]) -> bool:
     """Whether the row learned what it must."""
-    below = row["unigram"] is None or row["unigram"] - row["losses"][row["vocabulary"]] >= LEARNED
+    if row["vocabulary"] is None:
+        return all(value <= HALVED * row["began"][part] for part, value in row["losses"].items())
+    below = row["unigram"] - row["losses"][row["vocabulary"]] >= LEARNED
     told = [
         value >= (DETECTED if name.endswith("roc-auc") else ORDERED)
         for name, value in row["measures"].items()
     ]
     return below and all(told)
+
+
+def since(row: dict[str, Any], part: str) -> str:
+    """Where a loss began that has no word frequencies beside it."""
+    return "" if row["vocabulary"] else f" (from {row['began'][part]:.3f})"
 
 
 def show(rows: dict[str, dict[str, Any]]) -> None:
@@ -197,7 +207,7 @@ def show(rows: dict[str, dict[str, Any]]) -> None:
     print(f"| {' | '.join(titles)} | measures | learned |")
     print("|---|---:|---:|---:|---:|---|---:|---|---|")
     for name, row in rows.items():
-        losses = ", ".join(f"{part} {value:.3f}" for part, value in row["losses"].items())
+        losses = ", ".join(f"{part} {value:.3f}{since(row, part)}" for part, value in row["losses"].items())
         measures = ", ".join(f"{part} {value:.3f}" for part, value in row["measures"].items())
         fields = (
             name,

@@ -47,7 +47,7 @@ class CompiledEncoder:
 
     Choices of the configuration become functions here. Positions that are relative (Transformer-XL, XLNet)
     keep the plain network's attention, on packed rows; a decoder is not compiled, and a memory that goes on
-    from row to row is not kept. On a GPU attention is torch's own, over groups of rows of equal length.
+    from row to row is not kept.
 
     >>> config = TransformerConfig(vocab_size=100, hidden_size=32, num_layers=2, num_heads=2)
     >>> encoder = compiled(Transformer(config).eval())

@@ -33,7 +33,7 @@ def _token(states: Tensor, starts: Tensor, places: Tensor) -> Tensor:
 def _mean(states: Tensor, starts: Tensor) -> Tensor:
     lengths = starts.diff()
     total = states.new_zeros((len(lengths), states.size(1)), dtype=torch.float32)
-    row = torch.repeat_interleave(torch.arange(len(lengths), device=states.device), lengths)
+    row = torch.repeat_interleave(lengths, output_size=len(states))
     total.index_add_(0, row, states.float())
     return total / lengths.clamp(min=1)[:, None]
 
@@ -41,7 +41,7 @@ def _mean(states: Tensor, starts: Tensor) -> Tensor:
 def _max(states: Tensor, starts: Tensor) -> Tensor:
     lengths = starts.diff()
     highest = states.new_full((len(lengths), states.size(1)), float("-inf"), dtype=torch.float32)
-    row = torch.repeat_interleave(torch.arange(len(lengths), device=states.device), lengths)
+    row = torch.repeat_interleave(lengths, output_size=len(states))
     highest.scatter_reduce_(0, row[:, None].expand_as(states), states.float(), "amax")
     return highest.masked_fill((lengths == 0)[:, None], 0.0)
 

@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("kernels.c")
-PARTS = (SOURCE, Path(__file__).with_name("team.h"))
+PARTS = (SOURCE, *sorted(SOURCE.parent.glob("*.h")))
+"""What is compiled together: the kernels and what they include."""
 FLAGS = (
     # Without -ffast-math: it would switch off the smallest numbers in the whole process, and it may reorder
     # the sums by which the exponential rounds.

@@ -1,0 +1,298 @@
+/* Attention over packed rows, head by head: keys and values packed into panels, scores in cache. */
+
+#if defined(HAS_BF16_DOT)
+#define SHORT BF16
+#else
+#define SHORT F32
+#endif
+#define WORTH_SHARING 32 /* tokens of a row below which its heads are not divided among threads */
+
+/* A head's queries or keys of one row, turned by their places (cosines NULL: as they are). */
+INLINE void turned(float *to, const void *from, int type, long length, long stride, long size,
+                   const float *cosines, const float *sines) {
+    const long half = size / 2;
+    for (long t = 0; t < length; t++, to += size) {
+        read_row(to, at(from, type, t * stride), type, size, 0);
+        if (!cosines) continue;
+        const float *cosine = cosines + t * half, *sine = sines + t * half;
+        for (long i = 0; i < half; i++) {
+            float left = to[i], right = to[i + half];
+            to[i] = left * cosine[i] - right * sine[i];
+            to[i + half] = right * cosine[i] + left * sine[i];
+        }
+    }
+}
+
+#if VECTOR == 64
+/* Sixteen rows of up to sixteen words of 32 bits, turned about: word i of row j to word j of row i. */
+INLINE void turn_about(uint32_t *to, long to_stride, const uint32_t *const from[16], long count) {
+    const __mmask16 there = (__mmask16)((1u << count) - 1u);
+    __m512i a[16], b[16];
+    for (int i = 0; i < 16; i++)
+        a[i] = from[i] ? _mm512_maskz_loadu_epi32(there, from[i]) : _mm512_setzero_si512();
+    for (int i = 0; i < 16; i += 2) {
+        b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int j = 0; j < 2; j++) {
+            a[i + 2 * j] = _mm512_unpacklo_epi64(b[i + j], b[i + 2 + j]);
+            a[i + 2 * j + 1] = _mm512_unpackhi_epi64(b[i + j], b[i + 2 + j]);
+        }
+    for (int i = 0; i < 16; i += 8)
+        for (int j = 0; j < 4; j++) {
+            b[i + j] = _mm512_shuffle_i32x4(a[i + j], a[i + 4 + j], 0x88);
+            b[i + 4 + j] = _mm512_shuffle_i32x4(a[i + j], a[i + 4 + j], 0xdd);
+        }
+    for (int j = 0; j < 8; j++) {
+        a[j] = _mm512_shuffle_i32x4(b[j], b[8 + j], 0x88);
+        a[8 + j] = _mm512_shuffle_i32x4(b[j], b[8 + j], 0xdd);
+    }
+    for (int i = 0; i < 16; i++)
+        if (i < count) _mm512_storeu_si512(to + i * to_stride, a[i]);
+}
+#endif
+
+/* Keys as a right-hand matrix: words of 32 bits (a number, or a pair of short ones), `[words, COLUMNS]` a
+ * panel; the keys that fill the last panel up are zero. */
+INLINE void pack_keys(void *to, int type, const void *keys, long length, long padded, long stride, long size) {
+    const long words = type == F32 ? size : size / 2;
+    const char *base = keys;
+    const long step = stride * (type == F32 ? 4 : 2);
+    for (long begin = 0; begin < padded; begin += WIDTH) {
+        uint32_t *panel = (uint32_t *)to + begin / COLUMNS * COLUMNS * words + begin % COLUMNS;
+#if VECTOR == 64
+        for (long word = 0; word < words; word += 16) {
+            const uint32_t *rows[16];
+            for (long i = 0; i < 16; i++)
+                rows[i] = begin + i < length ? (const uint32_t *)(base + (begin + i) * step) + word : NULL;
+            turn_about(panel + word * COLUMNS, COLUMNS, rows, words - word < 16 ? words - word : 16);
+        }
+#else
+        for (long i = 0; i < WIDTH; i++)
+            for (long word = 0; word < words; word++) {
+                uint32_t one = 0;
+                if (begin + i < length) memcpy(&one, base + (begin + i) * step + 4 * word, 4);
+                panel[word * COLUMNS + i] = one;
+            }
+#endif
+    }
+}
+
+/* Values as a right-hand matrix, tokens being its depth: those that fill it up are zero. */
+INLINE void pack_values(void *to, int type, const void *values, long length, long padded, long stride,
+                        long size, long wide) {
+    for (long begin = 0; begin < wide; begin += COLUMNS) {
+        const long count = size - begin < COLUMNS ? size - begin : COLUMNS;
+        if (type == F32) {
+            float *panel = (float *)to + begin * padded;
+            for (long t = 0; t < padded; t++, panel += COLUMNS) {
+                const long copied = t < length ? count : 0;
+                memcpy(panel, (const float *)values + t * stride + begin, (size_t)copied * 4);
+                memset(panel + copied, 0, (size_t)(COLUMNS - copied) * 4);
+            }
+            continue;
+        }
+#if VECTOR == 64
+        __m512i order = _mm512_set_epi32(0x002f000f, 0x002e000e, 0x002d000d, 0x002c000c, 0x002b000b,
+                                         0x002a000a, 0x00290009, 0x00280008, 0x00270007, 0x00260006,
+                                         0x00250005, 0x00240004, 0x00230003, 0x00220002, 0x00210001,
+                                         0x00200000);
+        const __m512i upper = _mm512_add_epi16(order, _mm512_set1_epi16(16));
+        const __mmask32 there = count == 32 ? ~(__mmask32)0 : ((__mmask32)1 << count) - 1;
+        uint16_t *panel = (uint16_t *)to + begin * padded;
+        for (long t = 0; t < padded; t += 2, panel += 2 * COLUMNS) {
+            const uint16_t *x = (const uint16_t *)values + t * stride + begin;
+            __m512i one = _mm512_maskz_loadu_epi16(t < length ? there : 0, x);
+            __m512i two = _mm512_maskz_loadu_epi16(t + 1 < length ? there : 0, x + stride);
+            _mm512_storeu_si512(panel, _mm512_permutex2var_epi16(one, order, two));
+            _mm512_storeu_si512(panel + COLUMNS, _mm512_permutex2var_epi16(one, upper, two));
+        }
+#endif
+    }
+}
+
+/* The scores of one query for the keys `low` to `high` (whole vectors) to probabilities that are still to be
+ * divided by what is returned. Keys outside `first` to `last` are out of sight: the smallest numbers there are
+ * stand for their share, which the sum of all others, at least 1, swallows. */
+INLINE float soften(float *scores, void *to, int type, long first, long last, long low, long high,
+                    const float *bias, float scale) {
+    vf most = splat(-3.0e38f);
+    vi key_numbers;
+    for (int i = 0; i < WIDTH; i++) key_numbers[i] = i;
+    for (long key = low; key < high; key += WIDTH) {
+        vf s = load(scores + key);
+        const int at_edge = key < first || key + WIDTH > last;
+        if (bias) s = s * scale + load(bias + key);
+        if (at_edge)
+            s = either((key_numbers >= (int32_t)(first - key)) & (key_numbers < (int32_t)(last - key)), s,
+                       splat(-3.0e38f));
+        if (bias || at_edge) store(scores + key, s);
+        most = larger(most, s);
+    }
+    const float peak = largest(most), rest = bias ? 1.0f : scale, binary = rest * 1.44269504088896341f;
+    vf sum = {};
+    for (long key = low; key < high; key += WIDTH) {
+        const vf below = load(scores + key) - peak;
+        const vf share = type == F32 ? exponential(below * rest) : power_of_two_short(below * binary);
+        sum += share;
+        if (type == F32)
+            store((float *)to + key, share);
+        else
+            store_bf16((uint16_t *)to + key, share);
+    }
+    return added_up(sum);
+}
+
+/* One head of one row. `queries` lie as rows, keys and values packed; `padded` is a whole number of vectors. */
+INLINE void attend_head(int type, long length, long padded, long size, long wide, const void *queries,
+                        long query_stride, const void *keys, const void *values, float scale, int causal,
+                        long reach, const float *bias, float *scores, void *shares, void *out, int out_type,
+                        long out_stride) {
+    float tile[ROWS * COLUMNS] __attribute__((aligned(64)));
+    for (long begin = 0; begin < length; begin += ROWS) {
+        const int m = length - begin < ROWS ? (int)(length - begin) : ROWS;
+        long low = reach >= 0 && begin - reach > 0 ? begin - reach : 0;
+        long high = reach >= 0 && begin + m + reach < length ? begin + m + reach : length;
+        if (causal && begin + m < high) high = begin + m;
+        low = low / COLUMNS * COLUMNS;
+        high = (high + WIDTH - 1) / WIDTH * WIDTH;
+        for (long key = low; key < high; key += COLUMNS)
+            tile_of(type, m, high - key > WIDTH ? 2 : 1, at(queries, type, begin * query_stride), query_stride,
+                    at(keys, type, key * size), size, scores + key, padded);
+        float inverses[ROWS];
+        for (int i = 0; i < m; i++) {
+            const long query = begin + i;
+            const long first = reach >= 0 && query - reach > 0 ? query - reach : 0;
+            long last = reach >= 0 && query + reach + 1 < length ? query + reach + 1 : length;
+            if (causal && query + 1 < last) last = query + 1;
+            inverses[i] = 1.0f / soften(scores + i * padded, (void *)at(shares, type, i * padded), type, first,
+                                        last, low, high, bias ? bias - query : NULL, scale);
+        }
+        for (long column = 0; column < wide; column += COLUMNS) {
+            const long count = size - column < COLUMNS ? size - column : COLUMNS;
+            tile_of(type, m, count > WIDTH ? 2 : 1, at(shares, type, low), padded,
+                    at(values, type, column * padded + low * COLUMNS), high - low, tile, COLUMNS);
+            for (int i = 0; i < m; i++) {
+                for (int j = 0; j < COLUMNS; j += WIDTH)
+                    store(tile + i * COLUMNS + j, load(tile + i * COLUMNS + j) * inverses[i]);
+                write_row((void *)at(out, out_type, (begin + i) * out_stride + column), out_type,
+                          tile + i * COLUMNS, count);
+            }
+        }
+    }
+}
+
+typedef struct {
+    long heads, size;
+    const void *product;
+    int product_type;
+    float scale;
+    int causal;
+    long reach;
+    const float *cosines, *sines, *distances;
+    long most;
+    int out_type;
+    long begin, length; /* of the row that is being read */
+    void *to;           /* its result, in float32 where it is quantised when all heads are done */
+    int failed;
+} Gathering;
+
+/* Bytes of one thread's scratch for rows of up to `longest` tokens, all its parts side by side. */
+enum { TURNING, PLAIN_ONE, QUERIES, KEYS, VALUES, SCORES, SHARES, SCRATCHES };
+static size_t scratch_of(const Gathering *g, long longest, size_t places[SCRATCHES]) {
+    const long wide = (g->size + COLUMNS - 1) / COLUMNS * COLUMNS;
+    const long room = (longest + COLUMNS - 1) / COLUMNS * COLUMNS;
+    const long numbers[SCRATCHES] = {longest * g->size, longest * g->size, longest * g->size, room * g->size,
+                                     room * wide,       ROWS * room,       ROWS * room};
+    size_t total = 0;
+    for (int i = 0; i < SCRATCHES; i++) {
+        places[i] = total;
+        total += ((size_t)(numbers[i] + 1) * 4 + 63) / 64 * 64;
+    }
+    return total;
+}
+
+/* One head of the row that is being read. */
+static void gather(const Gathering *g, long head, char *scratch, const size_t places[SCRATCHES]) {
+    const long size = g->size, inner = g->heads * size, stride = 3 * inner, length = g->length;
+    const long wide = (size + COLUMNS - 1) / COLUMNS * COLUMNS, padded = (length + WIDTH - 1) / WIDTH * WIDTH;
+    const int from = g->product_type, type = from == BF16 && size % 2 == 0 ? SHORT : F32;
+    const int to_type = g->out_type == U8 ? F32 : g->out_type;
+    float *turning = (float *)(scratch + places[TURNING]), *scores = (float *)(scratch + places[SCORES]);
+    void *plain = scratch + places[PLAIN_ONE], *queries = scratch + places[QUERIES];
+    void *keys = scratch + places[KEYS], *values = scratch + places[VALUES], *shares = scratch + places[SHARES];
+    const void *query = at(g->product, from, g->begin * stride + head * size);
+    const void *key = at(query, from, inner), *value = at(query, from, 2 * inner);
+    long query_stride = stride;
+    if (!g->cosines && type == from) { /* queries and keys can be read where they lie */
+        pack_keys(keys, type, key, length, padded, stride, size);
+        pack_values(values, type, value, length, padded, stride, size, wide);
+    } else {
+        turned(turning, key, from, length, stride, size, g->cosines, g->sines);
+        write_row(plain, type, turning, length * size);
+        pack_keys(keys, type, plain, length, padded, size, size);
+        turned(turning, query, from, length, stride, size, g->cosines, g->sines);
+        write_row(queries, type, turning, length * size);
+        turned(turning, value, from, length, stride, size, NULL, NULL);
+        write_row(plain, type, turning, length * size);
+        pack_values(values, type, plain, length, padded, size, size, wide);
+        query = queries;
+        query_stride = size;
+    }
+    const float *bias = g->distances ? g->distances + head * (2 * g->most - 1 + COLUMNS) + g->most - 1 : NULL;
+    void *place = (void *)at(g->to, to_type, head * size);
+    if (type == F32)
+        attend_head(F32, length, padded, size, wide, query, query_stride, keys, values, g->scale, g->causal,
+                    g->reach, bias, scores, shares, place, to_type, inner);
+    else
+        attend_head(BF16, length, padded, size, wide, query, query_stride, keys, values, g->scale, g->causal,
+                    g->reach, bias, scores, shares, place, to_type, inner);
+}
+
+static void gather_part(void *work, long part, long parts) {
+    Gathering *g = work;
+    size_t places[SCRATCHES];
+    char *scratch = malloc(scratch_of(g, g->length, places));
+    if (!scratch) {
+        g->failed = 1;
+        return;
+    }
+    for (long head = g->heads * part / parts; head < g->heads * (part + 1) / parts; head++)
+        gather(g, head, scratch, places);
+    free(scratch);
+}
+
+/* All heads of all rows, from the fused product `[tokens, 3 · heads · size]`. `distances` is
+ * `[heads, 2 · most − 1 + COLUMNS]`, filled up so that whole vectors can be read, or NULL. With `out_type` U8 a
+ * row of tokens waits in float32 until its heads are done. */
+int native_attention(long num_rows, const int64_t *starts, long heads, long size, const void *product,
+                     int product_type, float scale, int causal, long reach, const float *cosines,
+                     const float *sines, const float *distances, long most, void *out, int out_type,
+                     float *out_scales, int32_t *out_zeros) {
+    Gathering g = {heads, size, product, product_type, scale,    causal,
+                   reach, cosines, sines, distances,   most, out_type, 0, 0, NULL, 0};
+    const long inner = heads * size, parts = 4L * sharing;
+    size_t places[SCRATCHES];
+    long longest = 0;
+    for (long row = 0; row < num_rows; row++)
+        longest = starts[row + 1] - starts[row] > longest ? starts[row + 1] - starts[row] : longest;
+    char *scratch = malloc(scratch_of(&g, longest, places));
+    float *waiting = malloc((size_t)(longest * inner + 1) * 4);
+    g.failed = !scratch || !waiting;
+    for (long row = 0; !g.failed && row < num_rows; row++) {
+        g.begin = starts[row];
+        g.length = starts[row + 1] - g.begin;
+        g.to = out_type == U8 ? (void *)waiting : (void *)at(out, out_type, g.begin * inner);
+        if (sharing > 1 && g.length >= WORTH_SHARING)
+            together(gather_part, &g, heads < parts ? heads : parts);
+        else
+            for (long head = 0; head < heads; head++) gather(&g, head, scratch, places);
+        for (long t = 0; out_type == U8 && t < g.length; t++)
+            quantise_row(waiting + t * inner, inner, (uint8_t *)out + (g.begin + t) * inner,
+                         out_scales + g.begin + t, out_zeros + g.begin + t);
+    }
+    free(scratch);
+    free(waiting);
+    return g.failed;
+}

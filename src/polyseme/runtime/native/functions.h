@@ -1,0 +1,72 @@
+/* Functions of a number: the exponential and the activations. */
+
+INLINE vf exponential(vf x) {
+    /* 2^k · e^r with |r| ≤ ln 2 / 2; six terms leave an error of two units in the last place. */
+    x = smaller(larger(x, splat(-87.3f)), splat(88.3f));
+    vf shifted = x * 1.44269504088896341f + 12582912.0f;
+    vf k = shifted - 12582912.0f;
+    vf r = x - k * 0.693359375f + k * 2.12194440e-4f;
+    vf p = splat(1.9875691500e-4f);
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * (r * r) + r + 1.0f;
+    return (vf)((vi)p + ((vi)shifted << 23));
+}
+
+/* 2^x for x ≤ 0 to 8e-5 of it, for results of sixteen bits: a polynomial for the part behind the point. */
+INLINE vf power_of_two_short(vf x) {
+    x = larger(x, splat(-126.0f));
+    vf shifted = x + 12582912.0f;
+    vf r = x - (shifted - 12582912.0f);
+    vf p = splat(0.055171650333025395f);
+    p = p * r + 0.24261114120106023f;
+    p = p * r + 0.6932609906915674f;
+    p = p * r + 0.9999280725127854f;
+    return (vf)((vi)p + ((vi)shifted << 23));
+}
+
+INLINE vf sigmoid(vf x) { return 1.0f / (1.0f + exponential(-x)); }
+
+/* The exact GELU, by formula 7.1.26 of Abramowitz and Stegun for the error function (error below 2e-7). */
+INLINE vf gelu_exact(vf x) {
+    vf z = x * 0.70710678118654752f;
+    vf away = larger(z, -z);
+    vf t = 1.0f / (1.0f + 0.3275911f * away);
+    vf p = splat(1.061405429f);
+    p = p * t - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    vf tail = 0.5f * p * t * exponential(-away * away); /* the normal distribution beyond |x| */
+    return x * either(x < 0.0f, tail, 1.0f - tail);
+}
+
+/* The exact GELU to 4e-5, for results of eight or sixteen bits: a polynomial for the distribution on [-4, 4],
+ * fitted by least squares with weights raised where the error was largest. */
+INLINE vf gelu_short(vf x) {
+    vf near = smaller(larger(x, splat(-4.0f)), splat(4.0f));
+    vf s = near * near;
+    vf p = splat(-1.301249944948879e-09f);
+    p = p * s + 1.0419325918651675e-07f;
+    p = p * s - 3.657062332512318e-06f;
+    p = p * s + 7.485412103363874e-05f;
+    p = p * s - 0.001006483735038448f;
+    p = p * s + 0.00950537258046469f;
+    p = p * s - 0.06588779570062188f;
+    p = p * s + 0.39867336423284333f;
+    return larger(x, splat(-4.0f)) * (p * near + 0.5f);
+}
+
+INLINE vf bend(vf x, int activation, int is_short) {
+    switch (activation) {
+        case GELU: return is_short ? gelu_short(x) : gelu_exact(x);
+        case GELU_TANH: return x * sigmoid(1.5957691216057308f * (x + 0.044715f * x * x * x));
+        case RELU: return larger(x, splat(0.0f));
+        case SILU: return x * sigmoid(x);
+        case TANH: return 2.0f * sigmoid(2.0f * x) - 1.0f;
+        default: return x;
+    }
+}

@@ -1,0 +1,121 @@
+/* Linear maps: products with a weight in panels, scales, bias and activation in the same pass. */
+
+typedef struct {
+    const float *scales;         /* of the rows of bytes, or NULL */
+    const int32_t *zeros;        /* likewise */
+    const float *column_scales;  /* of the weight's bytes */
+    const float *column_sums;    /* of the weight's bytes */
+    const float *bias;
+    int activation;
+} Ending;
+
+/* From a tile of sums to states: what whole numbers stand for, the bias added, bent, in the result's type. */
+INLINE void finish(const Ending *ending, float *tile, int m, long row, long column, long count, void *to,
+                   int type, long to_stride, int is_short) {
+    for (int i = 0; i < m; i++) {
+        float *sums = tile + i * COLUMNS;
+        void *place = (void *)at(to, type, i * to_stride);
+        for (int j = 0; j < COLUMNS; j += WIDTH) {
+            vf v = load(sums + j);
+            if (ending->scales)
+                v = (v - (float)ending->zeros[row + i] * load(ending->column_sums + column + j)) *
+                    (ending->scales[row + i] * load(ending->column_scales + column + j));
+            v = bend(v + load(ending->bias + column + j), ending->activation, is_short);
+            if (count < COLUMNS)
+                store(sums + j, v);
+            else if (type == F32)
+                store((float *)place + j, v);
+            else
+                store_bf16((uint16_t *)place + j, v);
+        }
+        if (count < COLUMNS) write_row(place, type, sums, count);
+    }
+}
+
+typedef struct {
+    int type;
+    long tokens, depth, columns;
+    const void *states, *panels;
+    Ending ending;
+    void *out;
+    int out_type;
+    float *waiting; /* with `out_type` U8: room for the rows of the result until they are whole */
+    float *out_scales;
+    int32_t *out_zeros;
+} Product;
+
+/* Rows `begin` to `end` of the result, for the columns `first` to `last`. */
+static void multiply(const Product *p, long begin, long end, long first, long last) {
+    float tile[ROWS * COLUMNS] __attribute__((aligned(64)));
+    for (long column = first; column < last; column += COLUMNS) {
+        const void *panel = at(p->panels, p->type, column * p->depth);
+        const long count = last - column < COLUMNS ? last - column : COLUMNS;
+        for (long row = begin; row < end; row += ROWS) {
+            const int m = end - row < ROWS ? (int)(end - row) : ROWS;
+            tile_of(p->type, m, 2, at(p->states, p->type, row * p->depth), p->depth, panel, p->depth, tile,
+                    COLUMNS);
+            if (p->waiting)
+                finish(&p->ending, tile, m, row, column, count, p->waiting + (row - begin) * p->columns + column,
+                       F32, p->columns, 1);
+            else if (p->out_type == F32)
+                finish(&p->ending, tile, m, row, column, count, (float *)p->out + row * p->columns + column, F32,
+                       p->columns, 0);
+            else
+                finish(&p->ending, tile, m, row, column, count, (uint16_t *)p->out + row * p->columns + column,
+                       BF16, p->columns, 1);
+        }
+    }
+}
+
+static void quantise_waiting(const Product *p, long begin, long end) {
+    for (long row = begin; row < end; row++)
+        quantise_row(p->waiting + (row - begin) * p->columns, p->columns, (uint8_t *)p->out + row * p->columns,
+                     p->out_scales + row, p->out_zeros + row);
+}
+
+/* Some of the columns for all rows. */
+static void multiply_part(void *work, long part, long parts) {
+    const Product *p = work;
+    const long panels = (p->columns + COLUMNS - 1) / COLUMNS, block = 8 * ROWS;
+    const long first = panels * part / parts * COLUMNS, end = panels * (part + 1) / parts * COLUMNS;
+    const long last = end < p->columns ? end : p->columns;
+    Product of_block = *p;
+    for (long begin = 0; begin < p->tokens; begin += block) {
+        if (p->waiting) of_block.waiting = p->waiting + begin * p->columns;
+        multiply(&of_block, begin, begin + block < p->tokens ? begin + block : p->tokens, first, last);
+    }
+}
+
+static void quantise_part(void *work, long part, long parts) {
+    Product p = *(const Product *)work;
+    const long begin = p.tokens * part / parts;
+    p.waiting += begin * p.columns;
+    quantise_waiting(&p, begin, p.tokens * (part + 1) / parts);
+}
+
+/* `panels`, `column_scales`, `column_sums` and `bias` are filled up to whole panels. With `out_type` U8 the
+ * result is quantised token by token; it waits as float32 until its row is whole. */
+int native_linear(int type, long tokens, long depth, long columns, const void *states, const float *scales,
+                  const int32_t *zeros, const void *panels, const float *column_scales,
+                  const float *column_sums, const float *bias, int activation, void *out, int out_type,
+                  float *out_scales, int32_t *out_zeros) {
+    const Ending ending = {scales, zeros, column_scales, column_sums, bias, activation};
+    Product p = {type, tokens, depth, columns, states, panels, ending, out, out_type, NULL, out_scales, out_zeros};
+    const int is_shared = sharing > 1;
+    const long block = out_type == U8 ? 2 * ROWS : 8 * ROWS; /* rows that share a panel while it is in cache */
+    const long rows = is_shared ? tokens : block;
+    if (out_type == U8 && !(p.waiting = malloc((size_t)(rows * columns + 1) * 4))) return 1;
+    if (is_shared) {
+        const long whole = (columns + COLUMNS - 1) / COLUMNS, parts = 4L * sharing;
+        together(multiply_part, &p, whole < parts ? whole : parts);
+        if (p.waiting) together(quantise_part, &p, tokens < parts ? tokens : parts);
+    } else {
+        for (long begin = 0; begin < tokens; begin += block) {
+            const long end = begin + block < tokens ? begin + block : tokens;
+            multiply(&p, begin, end, 0, columns);
+            if (p.waiting) quantise_waiting(&p, begin, end);
+        }
+    }
+    free(p.waiting);
+    return 0;
+}

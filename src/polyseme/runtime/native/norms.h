@@ -1,0 +1,66 @@
+/* The residual sum, its norm and what the next linear takes, a token at a time; the first states. */
+
+INLINE void normalise(const float *x, float *y, long size, int kind, const float *weight, const float *bias,
+                      float eps) {
+    long i;
+    float mean = 0, scale;
+    if (kind == NO_NORM) {
+        memcpy(y, x, (size_t)size * 4);
+        return;
+    }
+    vf sum = {};
+    if (kind == LAYER_NORM) {
+        for (i = 0; i + WIDTH <= size; i += WIDTH) sum += load(x + i);
+        mean = added_up(sum);
+        for (; i < size; i++) mean += x[i];
+        mean /= size;
+    }
+    vf squares = {};
+    for (i = 0; i + WIDTH <= size; i += WIDTH) {
+        vf away = load(x + i) - mean;
+        squares += away * away;
+    }
+    float square = added_up(squares);
+    for (; i < size; i++) square += (x[i] - mean) * (x[i] - mean);
+    scale = 1.0f / sqrtf(square / size + eps);
+    for (i = 0; i + WIDTH <= size; i += WIDTH)
+        store(y + i, (load(x + i) - mean) * scale * load(weight + i) + load(bias + i));
+    for (; i < size; i++) y[i] = (x[i] - mean) * scale * weight[i] + bias[i];
+}
+
+/* `kept` gets the sum, or with `keeps_norm` its norm; `ready` the norm, unless it is NULL. */
+int native_norm(long tokens, long size, const void *residual, int residual_type, const void *added,
+                int added_type, int kind, const float *weight, const float *bias, float eps, int keeps_norm,
+                void *kept, int kept_type, void *ready, int ready_type, float *scales, int32_t *zeros) {
+    float *sum = malloc((size_t)size * 8), *normed = sum + size;
+    if (!sum) return 1;
+    for (long token = 0; token < tokens; token++) {
+        read_row(sum, at(residual, residual_type, token * size), residual_type, size, 0);
+        if (added) read_row(sum, at(added, added_type, token * size), added_type, size, 1);
+        normalise(sum, normed, size, kind, weight, bias, eps);
+        if (kept) hand_out(keeps_norm ? normed : sum, size, token, kept, kept_type, NULL, NULL);
+        if (ready) hand_out(normed, size, token, ready, ready_type, scales, zeros);
+    }
+    free(sum);
+    return 0;
+}
+
+/* Token, place and segment, each a row of a float32 table (NULL: none), summed and normalised. */
+int native_first_states(long tokens, long size, const int64_t *ids, const float *table,
+                        const int64_t *place_ids, const float *places, const int64_t *segment_ids,
+                        const float *segments, int kind, const float *weight, const float *bias, float eps,
+                        int keeps_norm, void *kept, int kept_type, void *ready, int ready_type, float *scales,
+                        int32_t *zeros) {
+    float *sum = malloc((size_t)size * 8), *normed = sum + size;
+    if (!sum) return 1;
+    for (long token = 0; token < tokens; token++) {
+        read_row(sum, table + ids[token] * size, F32, size, 0);
+        if (places) read_row(sum, places + place_ids[token] * size, F32, size, 1);
+        if (segments) read_row(sum, segments + (segment_ids ? segment_ids[token] : 0) * size, F32, size, 1);
+        normalise(sum, normed, size, kind, weight, bias, eps);
+        if (kept) hand_out(keeps_norm ? normed : sum, size, token, kept, kept_type, NULL, NULL);
+        if (ready) hand_out(normed, size, token, ready, ready_type, scales, zeros);
+    }
+    free(sum);
+    return 0;
+}

@@ -1,0 +1,145 @@
+/* Vectors of float32 in gcc's and clang's own kind, for the instructions that the compiler was told of; rows of
+ * any type of number read and written by them. */
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#define VECTOR 64
+#define ROWS 12
+#elif defined(__AVX2__) && defined(__FMA__)
+#define VECTOR 32
+#define ROWS 6
+#else
+#define VECTOR 16
+#define ROWS 4
+#endif
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+#if VECTOR == 64 && defined(__AVX512BF16__)
+#define HAS_BF16_DOT 1
+#endif
+#if VECTOR == 64 && defined(__AVX512VNNI__)
+#define HAS_BYTE_DOT 1
+#endif
+
+#define WIDTH (VECTOR / 4)
+#define COLUMNS (2 * WIDTH)
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float vf __attribute__((vector_size(VECTOR)));
+typedef int32_t vi __attribute__((vector_size(VECTOR)));
+typedef uint32_t vu __attribute__((vector_size(VECTOR)));
+typedef uint16_t vh __attribute__((vector_size(VECTOR / 2)));
+typedef uint8_t vb __attribute__((vector_size(VECTOR / 4)));
+
+enum { F32 = 0, BF16 = 1, U8 = 2 };
+enum { PLAIN, GELU, GELU_TANH, RELU, SILU, TANH };
+enum { NO_NORM, LAYER_NORM, RMS_NORM };
+
+#if defined(HAS_BYTE_DOT)
+#define LEVELS 255
+#else
+#define LEVELS 127 /* two products of a byte and seven bits fit into the sixteen bits of older instructions */
+#endif
+
+INLINE vf load(const float *from) {
+    vf v;
+    memcpy(&v, from, sizeof v);
+    return v;
+}
+
+INLINE void store(float *to, vf v) { memcpy(to, &v, sizeof v); }
+
+INLINE vf splat(float x) { return x - (vf){}; }
+
+INLINE vf either(vi first, vf a, vf b) { return (vf)((first & (vi)a) | (~first & (vi)b)); }
+
+#if VECTOR == 64
+INLINE vf larger(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
+INLINE vf smaller(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
+#elif VECTOR == 32
+INLINE vf larger(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
+INLINE vf smaller(vf a, vf b) { return (vf)_mm256_min_ps((__m256)a, (__m256)b); }
+#else
+INLINE vf larger(vf a, vf b) { return either(a > b, a, b); }
+INLINE vf smaller(vf a, vf b) { return either(a < b, a, b); }
+#endif
+
+#if VECTOR == 64
+INLINE float added_up(vf v) { return _mm512_reduce_add_ps((__m512)v); }
+INLINE float largest(vf v) { return _mm512_reduce_max_ps((__m512)v); }
+#else
+INLINE float added_up(vf v) {
+    for (int half = WIDTH / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) v[i] += v[i + half];
+    return v[0];
+}
+
+INLINE float largest(vf v) {
+    for (int half = WIDTH / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) v[i] = v[i + half] > v[i] ? v[i + half] : v[i];
+    return v[0];
+}
+#endif
+
+INLINE vf load_bf16(const uint16_t *from) {
+    vh half;
+    memcpy(&half, from, sizeof half);
+    return (vf)(__builtin_convertvector(half, vu) << 16);
+}
+
+INLINE void store_bf16(uint16_t *to, vf v) {
+#if defined(HAS_BF16_DOT)
+    __m256bh half = _mm512_cvtneps_pbh((__m512)v);
+    memcpy(to, &half, sizeof half);
+#else
+    vu bits = (vu)v;
+    vh half = __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, vh);
+    memcpy(to, &half, sizeof half);
+#endif
+}
+
+INLINE float from_bf16(uint16_t half) {
+    uint32_t bits = (uint32_t)half << 16;
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+INLINE uint16_t to_bf16(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+INLINE const void *at(const void *base, int type, long place) {
+    return (const char *)base + place * (type == F32 ? 4 : type == BF16 ? 2 : 1);
+}
+
+/* A row of any float type to float32, and back; `plus` adds to what is there. */
+INLINE void read_row(float *to, const void *from, int type, long size, int plus) {
+    long i = 0;
+    if (type == F32) {
+        const float *x = from;
+        for (; i + WIDTH <= size; i += WIDTH) store(to + i, plus ? load(to + i) + load(x + i) : load(x + i));
+        for (; i < size; i++) to[i] = plus ? to[i] + x[i] : x[i];
+    } else {
+        const uint16_t *x = from;
+        for (; i + WIDTH <= size; i += WIDTH)
+            store(to + i, plus ? load(to + i) + load_bf16(x + i) : load_bf16(x + i));
+        for (; i < size; i++) to[i] = plus ? to[i] + from_bf16(x[i]) : from_bf16(x[i]);
+    }
+}
+
+INLINE void write_row(void *to, int type, const float *from, long size) {
+    long i = 0;
+    if (type == F32) {
+        memcpy(to, from, (size_t)size * 4);
+        return;
+    }
+    uint16_t *y = to;
+    for (; i + WIDTH <= size; i += WIDTH) store_bf16(y + i, load(from + i));
+    for (; i < size; i++) y[i] = to_bf16(from[i]);
+}

@@ -14,6 +14,7 @@ from test_finetuning import reviews
 
 from polyseme.errors import DataError, SettingsError
 from polyseme.tasks.finetuning import finetune
+from polyseme.tasks.together import finetune_together
 from polyseme.training.journal import read_journal
 
 
@@ -33,10 +34,10 @@ def words(folder: Path, out: Path) -> dict[str, Any]:
     return {**places, **stages, "precision": "fp32", "threads": 1, "save_steps": 2}
 
 
-def killed_at(step: int, options: dict[str, Any], states: Path) -> None:
+def killed_at(step: int, options: dict[str, Any], states: Path, tune: Any = finetune, *what: Any) -> None:
     """Fine-tune in another process, and kill it without any warning once a state of that step stands."""
     process = multiprocessing.get_context("fork").Process(
-        target=finetune, args=("classification",), kwargs=options
+        target=tune, args=what or ("classification",), kwargs=options
     )
     process.start()
     end = time.monotonic() + 60
@@ -59,6 +60,36 @@ def test_a_killed_fine_tuning_ends_with_the_same_bits(folder: Path, tmp_path: Pa
     finetune("classification", **words(folder, broken))
     first, second = ((f / "model.safetensors").read_bytes() for f in (whole, broken))
     assert first == second
+    assert read_journal(whole / "journal.jsonl") == read_journal(broken / "journal.jsonl")
+    assert not (tmp_path / "broken.partial").exists()
+
+
+def test_a_killed_fine_tuning_on_several_tasks_ends_with_the_same_bits(folder: Path, tmp_path: Path) -> None:
+    """Killed within an epoch, with patience, and in the second seed's run; tasks begin their rows again."""
+    reviews(folder / "few.tsv", 10, seed=2)
+    tasks = {
+        name: {"task": "classification", "train": folder / train, "dev": folder / "dev.tsv"}
+        for name, train in (("many", "train.tsv"), ("few", "few.tsv"))
+    }
+
+    def options(out: Path) -> dict[str, Any]:
+        own = {name: value for name, value in words(folder, out).items() if name in ("model", "out", "seeds")}
+        steady = {"precision": "fp32", "threads": 1, "save_steps": 3, "epochs": 3, "patience": 2}
+        return own | steady | {"batch_size": 8, "temperature": 1e6}
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    finetune_together(tasks, **options(whole))
+    for seed, step in ((1, 3), (1, 12), (2, 6)):
+        states = tmp_path / "broken.partial" / f"seed-{seed}-state"
+        killed_at(step, options(broken), states, finetune_together, tasks)
+    with pytest.raises(SettingsError, match=r"another temperature \(1000000.0 then, 1.0 now\)"):
+        finetune_together(tasks, **options(broken) | {"temperature": 1.0})
+    changed = {**tasks, "few": {**tasks["few"], "dev": folder / "few.tsv"}}
+    with pytest.raises(SettingsError, match="another few: dev examples; repeat"):
+        finetune_together(changed, **options(broken))
+    finetune_together(tasks, **options(broken))
+    for file in ("model.safetensors", "task.safetensors"):
+        assert (whole / file).read_bytes() == (broken / file).read_bytes()
     assert read_journal(whole / "journal.jsonl") == read_journal(broken / "journal.jsonl")
     assert not (tmp_path / "broken.partial").exists()
 

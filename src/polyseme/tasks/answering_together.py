@@ -21,10 +21,11 @@ from polyseme.records import from_plain, nearest
 from polyseme.runtime.backbone import CompiledBackbone
 from polyseme.tasks.on_backbone import OnBackbone
 from polyseme.tasks.rows import by_token, collate, joined, of_rows, outputs_of, side_by_side
+from polyseme.tasks.runs_together import Together
 from polyseme.tasks.settings import PredictSettings
 from polyseme.tasks.skipping import leaving_out, parsed
 from polyseme.tasks.task import Inventory, Outputs, Row, Task, make_task
-from polyseme.tasks.together import NAME, Together
+from polyseme.tasks.together import NAME
 from polyseme.tasks.ways.full import fill
 
 _BLOCK = 2048

@@ -14,7 +14,7 @@ from polyseme.checkpoints.model import Model
 from polyseme.files import write_whole
 from polyseme.records import defaults_of, from_flat
 from polyseme.tasks.folds import folds
-from polyseme.tasks.partial import Partial, check_command, partial
+from polyseme.tasks.partial import Partial, check_command, partial, settings_of, task_of
 from polyseme.tasks.preparation import Data, Preparation
 from polyseme.tasks.runs import Run, run
 from polyseme.tasks.settings import FinetuneSettings
@@ -85,7 +85,7 @@ def finetune(
             data = shared.read(Path(train), Path(dev), Path(test) if test is not None else None)
         left.say("finetune")
         if place is not None:
-            check_command(place, shared, data)
+            check_command(place, settings_of(shared) | task_of(shared, data))
         fit = place.fit(shared, data) if place is not None else fitting(shared, data)
         if fit is not None:
             shared = shared.fitted(fit)
@@ -94,8 +94,8 @@ def finetune(
         outcome = Outcome(
             folder=Path(out) if out is not None else None,
             examples=len(data["train"].examples),
-            dev=_scores([done.dev for done in runs]),
-            test=_scores([done.test for done in runs]),
+            dev=scores_of([done.dev for done in runs]),
+            test=scores_of([done.test for done in runs]),
             best_seed=best.seed,
             tokens_per_second=sum(r.tokens for r in runs) / max(sum(r.seconds for r in runs), 1e-9),
             left_out=tuple(left.errors),
@@ -120,8 +120,7 @@ def _run_all(
             if done is None:
                 state = place.state(name) if place is not None else None
                 done = run(shared, seed, part, folder=state, fit=fit, label=label)
-                kept = best is None or done.dev[shared.metric] > best.dev[shared.metric]
-                done = done if kept else dataclasses.replace(done, tensors={})
+                done = keep_best(done, best, shared.metric)
                 if place is not None:
                     place.write(name, done)
             if done.tensors:
@@ -129,6 +128,12 @@ def _run_all(
             runs.append(done)
     assert best is not None
     return runs, best
+
+
+def keep_best(done: Run, best: Run | None, metric: str) -> Run:
+    """The run, without its weights unless it is better on dev than the best before it."""
+    is_better = best is None or done.dev[metric] > best.dev[metric]
+    return done if is_better else dataclasses.replace(done, tensors={})
 
 
 def _turns(shared: Preparation, data: dict[str, Data], seed: int) -> Iterator[tuple[str, dict[str, Data]]]:
@@ -157,7 +162,7 @@ def _out_of_fold(shared: Preparation, train: Data, runs: list[Run]) -> dict[str,
     if shared.settings.folds is None:
         return {}
     said = [_answers_of(shared, train, runs, seed) for seed in shared.settings.seeds]
-    return _scores([shared.task.score(answers, train.examples) for answers in said])
+    return scores_of([shared.task.score(answers, train.examples) for answers in said])
 
 
 def _answers_of(shared: Preparation, train: Data, runs: list[Run], seed: int) -> list[Any]:
@@ -192,13 +197,19 @@ def _save(
         "out_of_fold": {name: score._asdict() for name, score in outcome.out_of_fold.items()},
     } | ({"left_out": outcome.left_out} if outcome.left_out else {})
     shared.save(best.tensors, outcome.folder, made)
-    lines = [msgspec.json.encode(line) for done in runs for line in done.epochs]
-    write_whole(outcome.folder / "journal.jsonl", b"".join(line + b"\n" for line in lines))
+    write_journal(outcome.folder, runs)
     if outcome.out_of_fold:
         answers = _answers_of(shared, data["train"], runs, best.seed)
         said = [msgspec.json.encode(shared.task.write(answer)) for answer in answers]
         write_whole(outcome.folder / "out_of_fold.jsonl", b"".join(line + b"\n" for line in said))
 
 
-def _scores(of_runs: list[dict[str, float]]) -> dict[str, Score]:
+def write_journal(folder: Path, runs: list[Run]) -> None:
+    """A line for each epoch of all runs."""
+    lines = [msgspec.json.encode(line) for done in runs for line in done.epochs]
+    write_whole(folder / "journal.jsonl", b"".join(line + b"\n" for line in lines))
+
+
+def scores_of(of_runs: list[dict[str, float]]) -> dict[str, Score]:
+    """Each score over all runs."""
     return {name: Score.of([scores[name] for scores in of_runs]) for name in of_runs[0]}

@@ -112,21 +112,27 @@ def partial(out: str | Path | None) -> Iterator[Partial | None]:
         shutil.rmtree(beside)
 
 
-def check_command(place: Partial, shared: Preparation, data: Mapping[str, Data]) -> None:
-    """Write down what is done here; refuse to go on with something else in the same folder."""
+def settings_of(shared: Preparation) -> dict[str, Any]:
+    """What decides the weights of a fine-tuning, beside its task and its examples."""
     settings = {
         name: value
         for name, value in flat(shared.settings).items()
         if not name.startswith("saving.") and name not in _NO_MATTER
     }
-    now = {
-        "task": shared.task.name,
-        **settings,
-        **to_plain(shared.task.settings),
-        "precision": shared.precision,
-        "model": fingerprint(shared.base.backbone, shared.base.heads),
-        **{f"{name} examples": _fingerprint(part) for name, part in data.items()},
+    model = fingerprint(shared.base.backbone, shared.base.heads)
+    return settings | {"precision": shared.precision, "model": model}
+
+
+def task_of(shared: Preparation, data: Mapping[str, Data]) -> dict[str, Any]:
+    """The task, its own settings, and a fingerprint of each file's rows."""
+    own: dict[str, Any] = to_plain(shared.task.settings)
+    return {"task": shared.task.name, **own} | {
+        f"{name} examples": _fingerprint(part) for name, part in data.items()
     }
+
+
+def check_command(place: Partial, now: dict[str, Any]) -> None:
+    """Write down what is done here; refuse to go on with something else in the same folder."""
     path = place.folder / _COMMAND
     if not path.exists():
         write_whole(path, to_json(now))

@@ -21,6 +21,7 @@ from polyseme.tasks.task import Outputs, Row, TaskModule
 from polyseme.tasks.ways.adversarial import Adversarial
 from polyseme.tasks.ways.memory import Fit
 from polyseme.tasks.ways.phases import Phase, optimizers, set_mode
+from polyseme.tasks.ways.settings import SavingSettings
 from polyseme.tasks.ways.smaller import compute_twice, in_parts
 from polyseme.training import loop
 from polyseme.training.optimizers import Optimizers
@@ -129,7 +130,7 @@ class _Running:
             self._count(step)
             if step.number % self.per_epoch == 0:
                 self._evaluate(step, phase)
-            if self._save_is_due() and self.folder is not None:
+            if self.folder is not None and save_is_due(self.settings.saving, self.standing, self.saved):
                 module = cast(nn.Module, self.module)
                 write_run(self.folder, module, stepping, self.standing, self.best)
                 self.saved = time.perf_counter()
@@ -176,12 +177,6 @@ class _Running:
         standing.over = phase.patience is not None and since >= phase.patience
         set_mode(self.module)
 
-    def _save_is_due(self) -> bool:
-        saving = self.settings.saving
-        if saving.save_steps is not None:
-            return self.standing.done % saving.save_steps == 0
-        return time.perf_counter() - self.saved > 60 * saving.save_every
-
     def _batches(self, epochs: int) -> Iterator[Batch]:
         """From the step that was reached to the end of the phase."""
         first, passed = divmod(self.standing.step, self.per_epoch)
@@ -201,3 +196,11 @@ class _Running:
 
     def _collated(self, rows: Sequence[Row]) -> Batch:
         return collate(rows, padding=self.shared.tokenizer.filling_id, config=self.shared.config)
+
+
+def save_is_due(saving: SavingSettings, standing: Standing, saved: float) -> bool:
+    """Whether a state is to be written, after so many steps or minutes since `saved`, a time of
+    `time.perf_counter`."""
+    if saving.save_steps is not None:
+        return standing.done % saving.save_steps == 0
+    return time.perf_counter() - saved > 60 * saving.save_every

@@ -57,7 +57,9 @@ TEXTS: dict[str, Any] = {"max_length": 128}
 LABEL_FIRST: dict[str, Any] = {"label_first": True, "max_length": 64}
 ZH, EN = "tasks_zh", "tasks_en"
 COLA = {"header": "no", "text_column": "3", "label_column": "1"}
-INTENTS: dict[str, Any] = {"epochs": 10}
+INTENTS: dict[str, Any] = {"epochs": 5, "batch_size": 16, "max_length": 64, "unseen": "miss"}
+ENGLISH_INTENTS: dict[str, Any] = INTENTS | {"learning_rate": 2e-4}
+TAGS: dict[str, Any] = {"max_length": 128, "tagger": "crf", "head_learning_rate": 1e-3}
 DATA: dict[str, Data] = {
     "chnsenticorp": _classified(f"{ZH}/chnsenticorp", options=TEXTS),
     "smp2020": _classified(f"{ZH}/smp2020_ewect/usual", cut="rows", options=TEXTS, most=(8000, 2000)),
@@ -74,14 +76,14 @@ DATA: dict[str, Data] = {
     ),
     "cluener": Data(
         "tagging", {"train": f"{ZH}/cluener/train.json", "test": f"{ZH}/cluener/dev.json"}, "lines",
-        TEXTS, (4000, None), "test has no labels: dev",
+        TAGS, (4000, None), "test has no labels: dev",
     ),
     "peoples-daily": Data(
         "tagging", {"train": f"{ZH}/peoples_daily_ner/train.txt", "test": f"{ZH}/peoples_daily_ner/dev.txt"},
-        "blocks", TEXTS, (6000, 1500), "no test: dev",
+        "blocks", TAGS, (6000, 1500), "no test: dev",
     ),
     "resume": Data(
-        "tagging", {p: f"{ZH}/resume_ner/{p}.char.bmes" for p in ("train", "dev", "test")}, options=TEXTS
+        "tagging", {p: f"{ZH}/resume_ner/{p}.char.bmes" for p in ("train", "dev", "test")}, options=TAGS
     ),
     "cmrc2018": Data(
         "reading-comprehension",
@@ -99,8 +101,10 @@ DATA: dict[str, Data] = {
     ),
     "cais": Data("intents", {p: f"{ZH}/cais/{p}.txt" for p in ("train", "dev", "test")}, options=INTENTS),
     "smp-ecdt": Data("intents", {"train": f"{ZH}/smp_ecdt/train.txt"}, "blocks", INTENTS, note="one file"),
-    "atis": Data("intents", {p: f"{EN}/atis/{p}" for p in ("train", "dev", "test")}, options=INTENTS),
-    "snips": Data("intents", {p: f"{EN}/snips/{p}" for p in ("train", "dev", "test")}, options={"epochs": 5}),
+    "atis": Data("intents", {p: f"{EN}/atis/{p}" for p in ("train", "dev", "test")}, options=ENGLISH_INTENTS),
+    "snips": Data(
+        "intents", {p: f"{EN}/snips/{p}" for p in ("train", "dev", "test")}, options=ENGLISH_INTENTS
+    ),
     "sst2": Data(
         "classification", {p: f"{EN}/sst2/stsa.binary.{p}" for p in ("train", "dev", "test")},
         options=LABEL_FIRST,
@@ -129,10 +133,10 @@ DATA: dict[str, Data] = {
         "tagging",
         {"train": f"{EN}/wnut17/wnut17train.conll", "dev": f"{EN}/wnut17/emerging.dev.conll",
          "test": f"{EN}/wnut17/emerging.test.annotated"},
-        options=TEXTS,
+        options=TAGS,
     ),
     "wikigold": Data(
-        "tagging", {"train": f"{EN}/wikigold/wikigold.conll.txt"}, "blocks", TEXTS, note="one file"
+        "tagging", {"train": f"{EN}/wikigold/wikigold.conll.txt"}, "blocks", TAGS, note="one file"
     ),
     "squad1.1": Data(
         "reading-comprehension",

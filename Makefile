@@ -29,8 +29,9 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: $(VENV)/demo.stamp
 	$(BIN)/polyseme demo
 
+# A process a core, each with one thread; a file's tests stay together, since they share what they prepare.
 test: $(VENV)/test.stamp
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
 
 check: $(VENV)/test.stamp
 	$(BIN)/ruff format --check src tests bench

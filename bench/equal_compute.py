@@ -147,6 +147,8 @@ class Study:
             name, self.store(name), out=run, size=SIZE, steps=steps, seed=0, change=SAME,
             threads=self.options.threads,
         )  # fmt: skip
+        if not outcome.finished:
+            raise SystemExit(f"{name} was stopped; the same command goes on")
         return dict(outcome.losses)
 
     def finetune(self, run: Path) -> dict[str, Any]:
@@ -208,7 +210,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", required=True)
     parser.add_argument("--corpora", nargs="+", default=CORPORA)
-    parser.add_argument("--budgets", type=float, nargs="+", default=[15.0, 30.0, 60.0], help="in TFLOP")
+    parser.add_argument("--budgets", type=float, nargs="+", default=[7.5, 15.0, 30.0], help="in TFLOP")
     parser.add_argument("--labels", type=int, default=400)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--threads", type=int, default=1)

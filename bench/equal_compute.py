@@ -4,9 +4,9 @@
 
 Every model has 4 layers of 256 (T5's decoder and ELECTRA's generator come on top and are paid for), the same
 text, pieces of text and modern training settings, and as many steps as a budget of floating-point operations
-allows, counted over the forward and backward passes of real batches. Each is then fine-tuned on
-ChnSentiCorp: some labels, the rate chosen on dev for each model from a short grid, three seeds on the test
-set. A cell keeps its result in FOLDER, and the same command goes on where it stopped.
+allows, counted over the forward and backward passes of real batches. Each is then fine-tuned on some labels
+of ChnSentiCorp, at each rate of a short grid with three seeds; the test scores of the rate with the best mean
+on dev are told. A cell keeps its result in FOLDER, and the same command goes on where it stopped.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import os
 import platform
 import resource
 import statistics
+from collections.abc import Callable
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -42,7 +43,7 @@ SAME = (
 )  # fmt: skip
 """What all models share, whatever their recipes say; betas are AdamW's own."""
 PIECES = {"kind": "unigram", "vocab_size": 8000, "lowercase": True}
-RATES = (2e-4, 6e-4)
+RATES, SEEDS = (2e-4, 6e-4), (0, 1, 2)
 DEV_EVERY = 4
 """Of dev only every fourth text chooses rate and epoch: answering all would cost more than the training."""
 COUNTED = 3
@@ -58,24 +59,28 @@ class Study:
         self.texts = [str(self.data / "corpus_zh" / name) for name in options.corpora]
 
     def cell(self, recipe: str, budget: float) -> dict[str, Any]:
-        """One model at one budget: pre-trained, then fine-tuned with every seed."""
-        path = self.out / "cells" / f"{recipe}-{budget:g}.json"
-        if path.exists():
-            found: dict[str, Any] = json.loads(path.read_text())
-            return found
-        before = cpu_seconds()
-        cost = self.cost(recipe)
-        steps = max(1, round(budget * 1e12 / cost["flops_per_step"]))
+        """One model at one budget: pre-trained, then fine-tuned at each rate; that with the best mean on dev
+        counts."""
         run = self.out / "runs" / f"{recipe}-{budget:g}"
-        losses = self.pretrain(recipe, run, steps)
-        scores = self.finetune(run)
-        cell = cost | {
-            "steps": steps, "tokens": round(steps * cost["tokens_per_step"]), "losses": losses, **scores,
-            "cpu_seconds": round(cpu_seconds() - before),
-        }  # fmt: skip
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(cell))
-        return cell
+        cell = self.kept(f"{run.name}", lambda: self.pretrain(recipe, run, budget))
+        tuned = {
+            rate: self.kept(f"{run.name}-{rate:g}", lambda rate=rate: self.finetune(run, rate))
+            for rate in RATES
+        }
+        rate = max(RATES, key=lambda rate: tuned[rate]["dev"])
+        seconds = sum(part["cpu_seconds"] for part in (cell, *tuned.values()))
+        return cell | tuned[rate] | {"rate": rate, "cpu_seconds": seconds}
+
+    def kept(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """A result from its file, or from doing the work now."""
+        path = self.out / "cells" / f"{name}.json"
+        if not path.exists():
+            before = cpu_seconds()
+            made = work()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(made | {"cpu_seconds": round(cpu_seconds() - before)}))
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
 
     def recipe(self, name: str) -> Any:
         from polyseme.training.recipes import changed, read_recipe, sized
@@ -140,48 +145,37 @@ class Study:
             "learned": sum(parameter.numel() for parameter in module.parameters()),
         }
 
-    def pretrain(self, name: str, run: Path, steps: int) -> dict[str, float]:
+    def pretrain(self, name: str, run: Path, budget: float) -> dict[str, Any]:
+        """As many steps as the budget allows."""
         import polyseme
 
+        cost = self.cost(name)
+        steps = max(1, round(budget * 1e12 / cost["flops_per_step"]))
         outcome = polyseme.pretrain(
             name, self.store(name), out=run, size=SIZE, steps=steps, seed=0, change=SAME,
             threads=self.options.threads,
         )  # fmt: skip
         if not outcome.finished:
             raise SystemExit(f"{name} was stopped; the same command goes on")
-        return dict(outcome.losses)
+        tokens = round(steps * cost["tokens_per_step"])
+        return cost | {"steps": steps, "tokens": tokens, "losses": dict(outcome.losses)}
 
-    def finetune(self, run: Path) -> dict[str, Any]:
-        """Accuracy on the test set with the rate that is best on dev."""
+    def finetune(self, run: Path, rate: float) -> dict[str, Any]:
+        """Accuracy on dev, its mean over the seeds, and on the test set."""
+        import polyseme
+
         folder = self.data / "tasks_zh" / "chnsenticorp"
         files = {part: next(folder.glob(f"{part}.tsv*")) for part in ("train", "test")}
         files["dev"] = self.out / "dev.tsv"
         if not files["dev"].exists():
             header, *rows = (folder / "dev.tsv").read_text(encoding="utf-8").splitlines(keepends=True)
             files["dev"].write_text(header + "".join(rows[::DEV_EVERY]), encoding="utf-8")
-        import polyseme
-
-        common: dict[str, Any] = {
-            "train": files["train"], "dev": files["dev"], "model": run, "out": None, "text_column": "text_a",
-            "limit": self.options.labels, "epochs": self.options.epochs, "batch_size": 16, "max_length": 128,
-            "threads": self.options.threads,
-        }  # fmt: skip
-        dev = {
-            rate: polyseme.finetune(
-                "classification", learning_rate=rate, embedding_learning_rate=1e-3, seeds=(0,), **common
-            ).dev["accuracy"].mean
-            for rate in RATES
-        }  # fmt: skip
-        rate = max(dev, key=lambda rate: dev[rate])
         found = polyseme.finetune(
-            "classification", test=files["test"], learning_rate=rate, embedding_learning_rate=1e-3,
-            seeds=(0, 1, 2), **common,
+            "classification", model=run, out=None, text_column="text_a", limit=self.options.labels,
+            epochs=self.options.epochs, batch_size=16, max_length=128, threads=self.options.threads,
+            learning_rate=rate, embedding_learning_rate=1e-3, seeds=SEEDS, **files,
         )  # fmt: skip
-        return {
-            "rate": rate,
-            "dev": found.dev["accuracy"].mean,
-            "test": list(found.test["accuracy"].of_seeds),
-        }
+        return {"dev": found.dev["accuracy"].mean, "test": list(found.test["accuracy"].of_seeds)}
 
 
 def cpu_seconds() -> float:
@@ -205,6 +199,29 @@ def show(cells: dict[tuple[str, float], dict[str, Any]]) -> None:
     print(f"\n{hours:.1f} CPU hours in all")
 
 
+def draw(cells: dict[tuple[str, float], dict[str, Any]], path: Path) -> None:
+    """Accuracy over compute: a curve for each model, its seeds as points."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    matplotlib.rcParams["svg.fonttype"] = "none"
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for number, model in enumerate(dict.fromkeys(model for model, _ in cells)):
+        budgets = sorted(budget for name, budget in cells if name == model)
+        scores = [[100 * score for score in cells[model, budget]["test"]] for budget in budgets]
+        axes.plot(budgets, [statistics.fmean(of_seeds) for of_seeds in scores], f"C{number}-", label=model)
+        for budget, of_seeds in zip(budgets, scores, strict=True):
+            axes.plot([budget] * len(of_seeds), of_seeds, f"C{number}.", markersize=4)
+    axes.set_xscale("log")
+    axes.set_xticks(sorted({b for _, b in cells}), [f"{b:g}" for b in sorted({b for _, b in cells})])
+    axes.minorticks_off()
+    axes.set_xlabel("TFLOP of pre-training")
+    axes.set_ylabel("ChnSentiCorp, test accuracy, %")
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.savefig(path, format="svg")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", required=True)
@@ -226,6 +243,7 @@ def main() -> None:
     print(f"\n{date.today()}, {platform.machine()}, {options.threads} threads, torch {version('torch')}, "
           f"{options.labels} labels, {options.epochs} epochs\n")  # fmt: skip
     show(cells)
+    draw({key: cell for key, cell in cells.items() if key[1]}, study.out / "equal-compute.svg")
 
 
 if __name__ == "__main__":

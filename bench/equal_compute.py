@@ -185,18 +185,29 @@ def cpu_seconds() -> float:
 
 
 def show(cells: dict[tuple[str, float], dict[str, Any]]) -> None:
-    """The table, as it is printed in BENCHMARKS.md; the interval is two standard errors on each side."""
-    print("| model | TFLOP | steps | tokens | parameters (all that learns) | rate | test accuracy |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
+    """The table, as it is printed in BENCHMARKS.md."""
+    print("| model | TFLOP | steps | tokens | parameters (all that learns) | rate | test accuracy | behind |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for (model, budget), cell in cells.items():
+        of_budget = [other for (_, same), other in cells.items() if same == budget]
+        best = max(of_budget, key=lambda other: statistics.fmean(other["test"]))
         scores = [100 * score for score in cell["test"]]
         print(
             f"| {model} | {budget:g} | {cell['steps']:,} | {cell['tokens'] / 1e6:.2f} M "
             f"| {cell['parameters'] / 1e6:.2f} M ({cell['learned'] / 1e6:.2f} M) | {cell['rate']:g} "
-            f"| {statistics.fmean(scores):.1f} ± {statistics.stdev(scores):.1f} |"
+            f"| {statistics.fmean(scores):.1f} ± {statistics.stdev(scores):.1f} "
+            f"| {'' if cell is best else behind(cell['test'], best['test'])} |"
         )
     hours = sum(cell["cpu_seconds"] for cell in cells.values()) / 3600
     print(f"\n{hours:.1f} CPU hours in all")
+
+
+def behind(scores: list[float], best: list[float]) -> str:
+    """How far the mean is below the best one; within two standard errors of the difference, no evidence."""
+    apart = 100 * (statistics.fmean(best) - statistics.fmean(scores))
+    errors = [statistics.variance(of_seeds) / len(of_seeds) for of_seeds in (scores, best)]
+    interval = 200 * sum(errors) ** 0.5
+    return f"{apart:.1f} ± {interval:.1f}" if apart > interval else "no evidence"
 
 
 def draw(cells: dict[tuple[str, float], dict[str, Any]], path: Path) -> None:

@@ -254,7 +254,9 @@ def main() -> None:
     print(f"\n{date.today()}, {platform.machine()}, {options.threads} threads, torch {version('torch')}, "
           f"{options.labels} labels, {options.epochs} epochs\n")  # fmt: skip
     show(cells)
-    draw({key: cell for key, cell in cells.items() if key[1]}, study.out / "equal-compute.svg")
+    drawn = {key: cell for key, cell in cells.items() if key[1]}  # 0 TFLOP are random weights.
+    if drawn:
+        draw(drawn, study.out / "equal-compute.svg")
 
 
 if __name__ == "__main__":

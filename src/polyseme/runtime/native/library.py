@@ -7,7 +7,7 @@ import shutil
 import threading
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from polyseme import progress
 from polyseme.runtime.native.building import CannotBuild, built
@@ -26,7 +26,6 @@ SIGNATURES: dict[str, list[type]] = {
 }
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 2}
 """Types of numbers as the kernels count them."""
-_TENSORS = frozenset({Tensor, nn.Parameter})
 _lock = threading.Lock()
 
 
@@ -54,8 +53,7 @@ class Library:
 
     def call(self, name: str, *arguments: int | float | Tensor | None) -> None:
         """Run one kernel; tensors must be contiguous and stay alive for the call."""
-        # A short text needs dozens of calls, and asking for the class costs half of what `isinstance` does.
-        told = [one.data_ptr() if one.__class__ in _TENSORS else one for one in arguments]
+        told = [one.data_ptr() if isinstance(one, Tensor) else one for one in arguments]
         if self._functions[name](*told):
             raise MemoryError(f"no memory for the scratch of {name}")
 

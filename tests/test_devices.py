@@ -90,7 +90,7 @@ def test_the_memory_is_the_machine_s_unless_a_group_grants_less(tree: str, limit
     ("flags", "bf16", "int8"),
     [
         (ZEN5, True, True),
-        (SKYLAKE, False, False),
+        (SKYLAKE, False, True),
         (ALDER_LAKE, False, True),
         (SAPPHIRE_RAPIDS, True, True),
         ("sse4_2", False, False),
@@ -120,10 +120,11 @@ def test_nothing_is_guessed_where_the_system_tells_nothing(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("limit", "bf16", "int8"),
     [
-        ("AVX2", False, False),
-        ("avx2", False, False),
+        ("AVX2", False, True),
+        ("avx2", False, True),
+        ("AVX", False, False),
         ("AVX2_VNNI", False, True),
-        ("AVX512_CORE", False, False),
+        ("AVX512_CORE", False, True),
         ("AVX512_CORE_VNNI", False, True),
         ("AVX512_CORE_BF16", True, True),
         ("ALL", True, True),
@@ -149,7 +150,8 @@ def test_the_limit_set_for_onednn_takes_instructions_away(
         (ZEN5, "int8", "int8"),
         (SKYLAKE, "auto", "fp32"),
         (SKYLAKE, "bf16", "fp32"),
-        (SKYLAKE, "int8", "fp32"),
+        (SKYLAKE, "int8", "int8"),
+        ("sse4_2", "int8", "fp32"),
         (ALDER_LAKE, "int8", "int8"),
         (ALDER_LAKE, "auto", "fp32"),
     ],
@@ -158,6 +160,12 @@ def test_the_precision_is_the_one_asked_for_or_the_next_best(
     tmp_path: Path, flags: str, name: InferencePrecision, picked: str
 ) -> None:
     assert pick_inference_precision(name, CPU, with_flags(tmp_path, flags)) == picked
+
+
+def test_without_our_kernels_only_full_dot_products_of_bytes_count(tmp_path: Path) -> None:
+    for flags, picked in ((SKYLAKE, "fp32"), (ALDER_LAKE, "int8"), (ZEN5, "int8")):
+        found = with_flags(tmp_path, flags)
+        assert pick_inference_precision("int8", CPU, found, has_kernels=False) == picked
 
 
 def test_this_machine_can_be_read_and_is_read_once() -> None:

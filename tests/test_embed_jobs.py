@@ -1,55 +1,27 @@
 """Long jobs of `embed`: killed at any moment and given again, they end in the same file, byte for byte."""
 
 import io
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from reporters import Said
-from small_models import CHARACTERS, small_model
+from embed_runs import BLOCK, HERE, LINES, TINY, Recorder, Runner, done, some_lines, write_lines
+from small_models import small_model
 from test_durability import Disk, watched
 
-import polyseme
 from polyseme.embedding import embedding, jobs
 from polyseme.embedding.embedder import Embedder, Vectors
 from polyseme.embedding.embedding import embed
 from polyseme.embedding.files import format_of, made, read_vectors
 from polyseme.errors import DataError, SettingsError
 from polyseme.progress import reporting
-
-HERE = {"PYTHONPATH": str(Path(polyseme.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-TINY = {"hidden_size": 16, "num_heads": 2, "num_layers": 1, "intermediate_size": 16}
-BLOCK = 64
-"""Rows of a block in these tests; a job for use has more."""
-LINES = 12_000
-
-FORKING = """
-import json, os, sys
-import torch
-torch.set_num_threads(1)
-from polyseme.embedding import embedding
-from polyseme.embedding.embedding import embed
-embedding._TEXTS = int(sys.argv[1])
-embedding.load(sys.argv[2])
-for line in sys.stdin:
-    words = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        embed(words.pop("text"), **words)
-        os._exit(0)
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-"""Loads torch and what torch loads late, then runs each job that it is given in a process of its own."""
 
 
 @pytest.fixture(scope="module")
@@ -62,74 +34,12 @@ def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedding, "_TEXTS", BLOCK)
 
 
-def some_lines(count: int, *, seed: int = 0) -> list[str]:
-    """Texts of 0 to 19 characters; many stand there twice."""
-    rng = np.random.default_rng(seed)
-    letters = np.array(list(CHARACTERS))
-    return ["".join(rng.choice(letters, rng.integers(20))) for _ in range(count)]
-
-
-def write_lines(path: Path, lines: list[str]) -> Path:
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return path
-
-
-class Recorder(Said):
-    """Remembers of each bar its total and how far it came, too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bars: list[list[float | None]] = []
-
-    @contextmanager
-    def bar(self, label: str, *, total: float | None, unit: str) -> Iterator["Recorder"]:
-        self.bars.append([total, 0])
-        yield self
-
-    def advance(self, amount: float = 1, *, total: float | None = None, **figures: float | str) -> None:
-        self.bars[-1][1] = (self.bars[-1][1] or 0) + amount
-
-
-class Runner:
-    """Jobs in processes of their own, started one after the other."""
-
-    def __init__(self, model: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", FORKING, str(BLOCK), str(model)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **HERE},
-        )
-
-    def start(self, text: Path, **words: Any) -> int:
-        assert self.process.stdin
-        plain = {name: str(value) if isinstance(value, Path) else value for name, value in words.items()}
-        self.process.stdin.write(json.dumps({"text": str(text), "threads": 1, **plain}) + "\n")
-        self.process.stdin.flush()
-        return int(self._line())
-
-    def status(self) -> int:
-        """Of the job that was started last, once it has ended."""
-        return int(self._line())
-
-    def _line(self) -> str:
-        assert self.process.stdout
-        return self.process.stdout.readline()
-
-
 @pytest.fixture(scope="module")
 def runner(model: Path) -> Iterator[Runner]:
     runner = Runner(model)
     yield runner
     runner.process.kill()
     runner.process.communicate()
-
-
-def done(out: Path) -> int:
-    """Blocks that the journal of an unfinished job counts."""
-    journal = out.with_name(f".{out.name}.embedding") / "journal.jsonl"
-    return journal.read_bytes().count(b"\n") if journal.exists() else 0
 
 
 @pytest.mark.parametrize(
@@ -385,98 +295,6 @@ def test_standard_input_is_embedded_but_leaves_nothing_to_go_on_with(
     assert recorder.bars == [[None, 600]]
     embed(write_lines(tmp_path / "text", lines), model=model, out=tmp_path / "w.npy", threads=1)
     np.testing.assert_array_equal(np.load(out), np.load(tmp_path / "w.npy"))
-
-
-def test_a_folder_and_a_pattern_are_read_in_order_and_packing_does_not_matter(
-    tmp_path: Path, model: Path
-) -> None:
-    import gzip
-
-    lines = some_lines(400)
-    (tmp_path / "texts").mkdir()
-    write_lines(tmp_path / "texts" / "a.txt", lines[:150])
-    write_lines(tmp_path / "texts" / "b.txt", lines[150:])
-    words = {"model": model, "threads": 1}
-    assert embed(tmp_path / "texts", out=tmp_path / "folder.npy", **words) == 400
-    assert embed(tmp_path / "texts" / "*.txt", out=tmp_path / "pattern.npy", **words) == 400
-    assert embed(write_lines(tmp_path / "one", lines), out=tmp_path / "one.npy", **words) == 400
-    assert np.array_equal(np.load(tmp_path / "folder.npy"), np.load(tmp_path / "one.npy"))
-    assert np.array_equal(np.load(tmp_path / "folder.npy"), np.load(tmp_path / "pattern.npy"))
-    packed = tmp_path / "texts" / "a.txt"
-    (tmp_path / "texts" / "a.txt.gz").write_bytes(gzip.compress(packed.read_bytes()))
-    packed.unlink()
-    with reporting(recorder := Recorder()):
-        assert embed(tmp_path / "texts", out=tmp_path / "folder.npy", **words) == 400
-    assert "is whole already" in recorder.lines[0]
-
-
-def test_what_stands_twice_in_a_block_is_computed_once(
-    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = Embedder.sentences
-    read: list[str] = []
-
-    def sentences(self: Embedder, texts: Any) -> Vectors:
-        read.extend(texts)
-        return real(self, texts)
-
-    monkeypatch.setattr(Embedder, "sentences", sentences)
-    lines = ["很好", "差", "很好", "", "差", ""] * 100
-    text = write_lines(tmp_path / "text", lines)
-    embed(text, model=model, out=tmp_path / "v.npy", threads=1)
-    # 600 lines are ten blocks, and each has the same three texts.
-    assert len(read) == 30
-    assert set(read) == {"很好", "差", ""}
-    vectors = np.load(tmp_path / "v.npy")
-    alone = real(Embedder.load(model, threads=1), ["很好", "差", ""])
-    np.testing.assert_allclose(vectors, alone[[("很好", "差", "").index(line) for line in lines]], atol=1e-6)
-
-
-@pytest.mark.parametrize("suffix", [".npy", ".parquet", ".jsonl"])
-def test_shortened_and_quantised_vectors_are_those_of_the_model(
-    tmp_path: Path, model: Path, suffix: str
-) -> None:
-    if suffix == ".parquet":
-        pytest.importorskip("pyarrow")
-    lines = ["酒店很好", "", *some_lines(300)]
-    text = write_lines(tmp_path / "text", lines)
-    plain = Embedder.load(model, threads=1, normalize=False).sentences(lines)[:, :6]
-    plain /= np.linalg.norm(plain, axis=1, keepdims=True)
-    words = {"model": model, "threads": 1, "dimensions": 6}
-    for precision, atol in (("fp32", 1e-5), ("fp16", 1e-3), ("int8", 5e-3)):
-        out = tmp_path / f"{precision}{suffix}"
-        embed(
-            text,
-            out=out,
-            output_precision=precision,
-            calibration=text if precision == "int8" else None,
-            **words,
-        )
-        np.testing.assert_allclose(read_vectors(out), plain, atol=atol)
-    embed(text, out=tmp_path / f"binary{suffix}", output_precision="binary", **words)
-    clear = np.abs(plain) > 1e-5
-    signs = read_vectors(tmp_path / f"binary{suffix}")
-    np.testing.assert_array_equal(signs[clear], np.sign(plain)[clear])
-
-
-def test_the_ranges_of_int8_are_the_first_block_s_or_the_sample_s(tmp_path: Path, model: Path) -> None:
-    lines = some_lines(600)
-    text = write_lines(tmp_path / "text", lines)
-    words = {"model": model, "threads": 1, "output_precision": "int8"}
-    embed(text, out=tmp_path / "first.npy", **words)
-    embed(text, out=tmp_path / "sample.npy", calibration=write_lines(tmp_path / "s", lines[400:500]), **words)
-    vectors = Embedder.load(model, threads=1).sentences(lines)
-    for name, sample in (("first", vectors[:BLOCK]), ("sample", vectors[400:500])):
-        told = made(tmp_path / f"{name}.npy")
-        assert told is not None
-        np.testing.assert_allclose(told.how["ranges"], [sample.min(axis=0), sample.max(axis=0)], atol=1e-5)
-
-
-def test_more_dimensions_than_there_are_is_refused(tmp_path: Path, model: Path) -> None:
-    text = write_lines(tmp_path / "text", ["很好"])
-    with pytest.raises(SettingsError, match="dimensions=17, but the vectors of this model have 16"):
-        embed(text, model=model, out=tmp_path / "v.npy", dimensions=17)
-    assert [path.name for path in tmp_path.iterdir()] == ["text"]
 
 
 ON_FULL_DISK = """

@@ -24,16 +24,13 @@ from corpora import small_store
 
 from polyseme.checkpoints.loading import load
 from polyseme.errors import CheckpointError, DataError, PolysemeError, SettingsError
-from polyseme.models.batch import Batch, Loss
+from polyseme.models.batch import Batch
 from polyseme.text.store import Store
 from polyseme.training.building import build_objective, model_config
 from polyseme.training.journal import read_journal
 from polyseme.training.loader import Loader, Position, ahead, split_documents
-from polyseme.training.loop import LossError, Step, train
-from polyseme.training.optimizers import build_optimizers
 from polyseme.training.pretraining import pretrain
 from polyseme.training.recipes import changed, read_recipe
-from polyseme.training.settings import TrainingSettings
 
 SMALL = (
     "training.batch_size=4",
@@ -372,44 +369,6 @@ def test_wrong_words_are_one_clear_line(
     with pytest.raises(PolysemeError, match=message) as caught:
         pretrain(**(options(store, tmp_path / "run") | words))
     assert "\n" not in str(caught.value)
-
-
-class Diverging(torch.nn.Module):
-    """A loss that is not finite in the chosen steps."""
-
-    def __init__(self, bad: set[int]) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.ones(2, 2))
-        self.bad, self.calls = bad, 0
-
-    def forward(self, batch: Batch) -> Loss:
-        self.calls += 1
-        factor = float("nan") if self.calls in self.bad else 1.0
-        return Loss(total=self.weight.square().sum() * factor, predictions=1)
-
-
-def run_steps(module: Diverging, steps: int) -> list[Step]:
-    seen: list[Step] = []
-    batches = (Batch(torch.zeros(1, 1, dtype=torch.long)) for _ in range(steps))
-
-    def after(step: Step) -> bool:
-        seen.append(step)
-        return False
-
-    train(module, batches, build_optimizers(module, TrainingSettings()), factor=lambda _: 1.0, after=after)
-    return seen
-
-
-def test_a_step_that_is_not_finite_is_left_out() -> None:
-    module = Diverging({3})
-    seen = run_steps(module, 5)
-    assert [step.skipped for step in seen] == [False, False, True, False, False]
-    assert torch.isfinite(module.weight).all()
-
-
-def test_ten_such_steps_in_a_row_end_the_run() -> None:
-    with pytest.raises(LossError, match="not finite in the last 10 steps, up to step 13; lower the learning"):
-        run_steps(Diverging(set(range(4, 40))), 40)
 
 
 def test_accumulated_gradients_are_those_of_the_larger_batch(store: Store) -> None:

@@ -51,7 +51,7 @@ _TOLD = _AMX | _ARM
 """The instructions that decide how fast matrices are multiplied."""
 
 _BF16_PRODUCTS = {"avx512_bf16", "amx_bf16", "bf16"}
-_INT8_PRODUCTS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
+_BYTE_DOTS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,17 @@ class Processor:
 
     @property
     def has_int8(self) -> bool:
-        """Whether there are instructions that add up products of eight-bit numbers in 32 bits.
+        """Whether there are instructions that multiply eight-bit numbers faster than floats."""
+        return self.has_byte_dot or "avx2" in self.instructions
 
-        AVX2 alone adds them up in 16 bits, which overflow unless the weights have seven; it does not count.
+    @property
+    def has_byte_dot(self) -> bool:
+        """Whether they add up the products of full bytes in 32 bits (VNNI, ARM's dot products).
+
+        AVX2 adds two of them in 16 bits, which overflow unless one side has fewer bits: only the kernels of
+        `runtime/native` heed that, oneDNN and torch do not.
         """
-        return not self.instructions.isdisjoint(_INT8_PRODUCTS)
+        return not self.instructions.isdisjoint(_BYTE_DOTS)
 
     @property
     def usable_memory(self) -> int | None:
@@ -244,16 +250,22 @@ def pick_precision(name: Precision, device: torch.device) -> Literal["fp32", "bf
 
 
 def pick_inference_precision(
-    name: InferencePrecision, device: torch.device, on: Processor | None = None
+    name: InferencePrecision,
+    device: torch.device,
+    on: Processor | None = None,
+    *,
+    has_kernels: bool = True,
 ) -> Literal["fp32", "bf16", "int8"]:
     """The precision by name, or the next best where the hardware lacks it: int8, then bf16, then fp32.
 
     "auto" takes bf16 where the hardware has it, else fp32: int8 costs some agreement, so it is only taken
-    when it is asked for. A GPU has no int8 path here.
+    when it is asked for. A GPU has no int8 path here, and AVX2 without VNNI has one only by compiled kernels
+    (`has_kernels`).
     """
     on = on or processor()
     bf16 = on.has_bf16 if device.type == "cpu" else has_bf16(device)
-    if name == "int8" and device.type == "cpu" and on.has_int8:
+    bytes_work = on.has_int8 if has_kernels else on.has_byte_dot
+    if name == "int8" and device.type == "cpu" and bytes_work:
         return "int8"
     return "bf16" if name != "fp32" and bf16 else "fp32"
 

@@ -11,7 +11,7 @@ from polyseme.devices import InferencePrecision, Processor, pick_inference_preci
 from polyseme.models.transformer.model import Transformer
 from polyseme.runtime.encoder import Reading, compiled
 from polyseme.runtime.packing import Rows
-from polyseme.runtime.states import Precision
+from polyseme.runtime.states import Precision, kernels
 
 Vectors = NDArray[np.float32]
 
@@ -39,7 +39,9 @@ class Gate:
     ) -> None:
         """`on` is the processor to choose for, where that is not the one of this machine."""
         self._compile = partial(compiled, threads=threads, device=device, tile_tokens=tile_tokens)
-        self._best = partial(pick_inference_precision, device=device, on=on)
+        self._best = partial(
+            pick_inference_precision, device=device, on=on, has_kernels=kernels(device) is not None
+        )
         chosen = self._best(precision)
         if precision not in ("auto", chosen):
             progress.say(f"there are no instructions for {precision} here; {chosen} is used instead")

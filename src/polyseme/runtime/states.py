@@ -70,10 +70,10 @@ def quantise(states: Tensor) -> Quantised:
     return Quantised(values.to(torch.uint8), scales, zeros.to(torch.int32))
 
 
-def quantise_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row of a weight to whole numbers from −127 to 127: the numbers (float32), and a scale for each."""
+def quantise_rows(weight: Tensor, largest: int = 127) -> tuple[Tensor, Tensor]:
+    """Each row of a weight to whole numbers of at most `largest`: the numbers (float32), a scale for each."""
     weight = weight.detach().float()
-    scales = (weight.abs().amax(dim=1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
+    scales = (weight.abs().amax(dim=1) / largest).clamp(min=torch.finfo(torch.float32).tiny)
     return torch.round(weight / scales[:, None]), scales
 
 

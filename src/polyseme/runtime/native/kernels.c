@@ -25,6 +25,7 @@
 int native_columns(void) { return COLUMNS; }
 
 int native_levels(void) { return LEVELS; }
+int native_largest_weight(void) { return LARGEST; }
 
 int native_has_bf16(void) {
 #if defined(HAS_BF16_DOT)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from reporters import Said
+from runtime_paths import computing, needs_compiler
 
 from polyseme import progress
 from polyseme.checkpoints.formats import FORMATS
@@ -259,7 +260,7 @@ MODERN = {"avx2", "avx512f", "avx512_vnni", "avx512_bf16"}
         ("fp32", MODERN, "fp32"),
         ("auto", {"avx2"}, "fp32"),
         ("bf16", {"avx2"}, "fp32"),
-        ("int8", {"avx2"}, "fp32"),
+        ("int8", {"sse4_2"}, "fp32"),
         ("int8", {"avx2", "avx512f", "avx512_vnni"}, "int8"),
     ],
 )
@@ -274,6 +275,13 @@ def test_the_processor_decides_what_is_possible(asked: str, instructions: set[st
         assert lines == [f"there are no instructions for {asked} here; fp32 is used instead"]
     else:
         assert lines == []
+
+
+@needs_compiler
+def test_within_avx2_eight_bits_need_our_kernels() -> None:
+    assert gate("bert", "int8", {"avx2"})[0] == "int8"
+    with computing("portable"):
+        assert gate("bert", "int8", {"avx2"})[0] == "fp32"
 
 
 def test_a_precision_that_is_too_rough_is_left_with_a_warning() -> None:

@@ -39,6 +39,7 @@ class Data(NamedTuple):
     cut: str | None = None
     """The unit of its files; None: they are used as they are."""
     options: Mapping[str, Any] = MappingProxyType({})
+    """Of the fine-tuning; `limit`, the training texts at most, where a file is not cut."""
     most: tuple[int | None, int | None] = (None, None)
     """Units of training and of the test at most."""
     note: str = ""
@@ -54,7 +55,6 @@ def _classified(folder: str, suffix: str = "tsv", **more: Any) -> Data:
 
 
 TEXTS: dict[str, Any] = {"max_length": 128}
-"""`limit` is the number of training texts where a set is larger than the hours of the study allow."""
 LABEL_FIRST: dict[str, Any] = {"label_first": True, "max_length": 64}
 ZH, EN = "tasks_zh", "tasks_en"
 COLA = {"header": "no", "text_column": "3", "label_column": "1"}
@@ -161,7 +161,7 @@ RATES: dict[str, dict[str, Any]] = {
     "zh": {"learning_rate": 6e-4, "embedding_learning_rate": 1e-3, "epochs": 3},
     "en": {"learning_rate": 2e-4, "epochs": 3},
 }
-"""By model, chosen on dev with one seed.
+"""By model, chosen on dev with one seed, in short runs whose script is not kept.
 
 Chinese, 3e-4 or 6e-4: SMP2020 (1,500 texts) 63.4 and 62.8, CLUENER (800) 39.3 and 41.1. English, 5e-5, 1e-4
 or 3e-4: SST-2 (2,000 texts) 84.5, 85.0 and 85.3; 1e-4 or 3e-4: TREC (1,500) 93.9 and 93.2; what lies between

@@ -16,12 +16,14 @@ from polyseme.devices import (
     usable_cores,
 )
 from polyseme.inspection.machine import show_machine
+from polyseme.runtime.native.building import instruction_flags
 
 TREES = Path(__file__).parent / "data" / "cgroups"
 ZEN5 = "avx2 avx512f avx512_bf16 avx512_vnni avx_vnni sse4_2"
 SKYLAKE = "avx2 avx512f"
 ALDER_LAKE = "avx2 avx_vnni"
-SAPPHIRE_RAPIDS = "avx2 avx512f avx512_bf16 avx512_vnni avx_vnni avx512_fp16 amx_bf16 amx_tile amx_int8"
+RAPIDS_WITHOUT_AMX = "avx2 avx512f avx512_bf16 avx512_vnni avx_vnni avx512_fp16"
+SAPPHIRE_RAPIDS = f"{RAPIDS_WITHOUT_AMX} amx_bf16 amx_tile amx_int8"
 CPU = torch.device("cpu")
 
 
@@ -29,9 +31,12 @@ def recorded(tree: str) -> Processor:
     return read_processor(cgroups=TREES / tree / "cgroup", proc=TREES / tree / "proc", environ={})
 
 
-def with_flags(tmp_path: Path, flags: str, *, line: str = "flags", **environ: str) -> Processor:
+def with_flags(
+    tmp_path: Path, flags: str, *, line: str = "flags", maker: str = "AuthenticAMD", **environ: str
+) -> Processor:
     (tmp_path / "cpuinfo").write_text(
-        f"processor\t: 0\nmodel name\t: Some Processor\n{line}\t\t: {flags}\n\nprocessor\t: 1\n{line}\t: 1\n"
+        f"processor\t: 0\nvendor_id\t: {maker}\nmodel name\t: Some Processor\n{line}\t\t: {flags}\n\n"
+        f"processor\t: 1\n{line}\t: 1\n"
     )
     return read_processor(cgroups=tmp_path, proc=tmp_path, environ=environ)
 
@@ -103,6 +108,30 @@ def test_instructions_say_which_products_are_in_hardware(
     assert (found.has_bf16, found.has_int8) == (bf16, int8)
     assert found.name == "Some Processor"
     assert found.offered == set(flags.split()) - {"sse4_2"}
+
+
+@pytest.mark.parametrize(
+    ("maker", "flags", "limit", "bf16"),
+    [
+        ("GenuineIntel", RAPIDS_WITHOUT_AMX, "", False),
+        ("GenuineIntel", SAPPHIRE_RAPIDS, "", True),
+        ("GenuineIntel", SAPPHIRE_RAPIDS, "AVX512_CORE_FP16", False),
+        ("GenuineIntel", "avx2 avx512f avx512_bf16 avx512_vnni", "", True),
+        ("AuthenticAMD", RAPIDS_WITHOUT_AMX, "", True),
+    ],
+)
+def test_intel_s_bf16_counts_only_where_amx_multiplies_it(
+    tmp_path: Path, maker: str, flags: str, limit: str, bf16: bool
+) -> None:
+    found = with_flags(tmp_path, flags, maker=maker, ONEDNN_MAX_CPU_ISA=limit)
+    assert found.has_bf16 == bf16
+    assert pick_inference_precision("auto", CPU, found) == ("bf16" if bf16 else "fp32")
+    if not bf16:
+        assert pick_inference_precision("bf16", CPU, found) == "fp32"
+        assert pick_inference_precision("int8", CPU, found) == "int8"
+    assert ("-mno-avx512bf16" in instruction_flags({}, slow_bf16=found.has_slow_bf16_dot)) == (
+        maker == "GenuineIntel" and "avx512_fp16" in flags
+    )
 
 
 def test_arm_names_its_instructions_features(tmp_path: Path) -> None:
@@ -177,6 +206,7 @@ def test_this_machine_can_be_read_and_is_read_once() -> None:
     ("flags", "limit", "precision", "why"),
     [
         (ZEN5, "", "bf16", "the processor multiplies bf16"),
+        (RAPIDS_WITHOUT_AMX, "", "fp32", "without AMX this processor multiplies bf16 more slowly than fp32"),
         (SKYLAKE, "", "fp32", "the processor has no instructions that multiply bf16"),
         (ZEN5, "AVX2", "fp32", "ONEDNN_MAX_CPU_ISA=AVX2 leaves no instructions that multiply bf16"),
         (SKYLAKE, "AVX512_CORE", "fp32", "the processor has no instructions that multiply bf16"),
@@ -186,7 +216,8 @@ def test_this_machine_can_be_read_and_is_read_once() -> None:
 def test_the_machine_says_which_precision_auto_takes_and_why(
     tmp_path: Path, flags: str, limit: str, precision: str, why: str
 ) -> None:
-    found = show_machine(with_flags(tmp_path, flags, ONEDNN_MAX_CPU_ISA=limit))
+    maker = "GenuineIntel" if flags == RAPIDS_WITHOUT_AMX else "AuthenticAMD"
+    found = show_machine(with_flags(tmp_path, flags, maker=maker, ONEDNN_MAX_CPU_ISA=limit))
     assert (found.precision, found.why) == (precision, why)
     assert found.forbidden == ([] if limit != "AVX2" else sorted(set(ZEN5.split()) - {"avx2", "sse4_2"}))
 

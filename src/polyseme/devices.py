@@ -80,6 +80,8 @@ class Processor:
     system does not tell (Windows, macOS)."""
     isa_limit: str | None
     """ONEDNN_MAX_CPU_ISA, where it says anything that oneDNN knows."""
+    maker: str = ""
+    """As /proc/cpuinfo names it (`GenuineIntel`); empty where the system does not tell."""
 
     @property
     def threads(self) -> int:
@@ -93,8 +95,19 @@ class Processor:
 
     @property
     def has_bf16(self) -> bool:
-        """Whether there are instructions that multiply bfloat16."""
-        return not self.instructions.isdisjoint(_BF16_PRODUCTS)
+        """Whether there are instructions that multiply bfloat16 faster than float32."""
+        useful = _BF16_PRODUCTS - {"avx512_bf16"} if self.has_slow_bf16_dot else _BF16_PRODUCTS
+        return not self.instructions.isdisjoint(useful)
+
+    @property
+    def has_slow_bf16_dot(self) -> bool:
+        """Whether AVX512_BF16, where it is there, is slower than float32.
+
+        Intel's cores since Sapphire Rapids, told by AVX512_FP16, start its dot products at a quarter of the
+        rate of float32's, for twice the products each (docs/machines.md). Their bfloat16 is meant for AMX,
+        which a virtual machine may hide.
+        """
+        return self.maker == "GenuineIntel" and "avx512_fp16" in self.offered
 
     @property
     def has_int8(self) -> bool:
@@ -136,6 +149,7 @@ def read_processor(
         memory_limit=limit,
         offered=frozenset((info.get("flags") or info.get("Features") or "").split()) & _TOLD,
         isa_limit=wanted.upper() if wanted.upper() in _ISA_LIMITS else None,
+        maker=info.get("vendor_id", ""),
     )
 
 
@@ -234,7 +248,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices in hardware."""
+    """Whether the device multiplies bfloat16 matrices faster than float32."""
     import torch
 
     if device.type == "cuda":

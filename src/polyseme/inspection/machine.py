@@ -67,6 +67,8 @@ def _why(here: Processor) -> str:
         return "the system does not tell which instructions the processor has"
     if here.isa_limit is not None and not here.offered <= here.instructions:
         return f"ONEDNN_MAX_CPU_ISA={here.isa_limit} leaves no instructions that multiply bf16"
+    if here.has_slow_bf16_dot:
+        return "without AMX this processor multiplies bf16 more slowly than fp32"
     return "the processor has no instructions that multiply bf16"
 
 

@@ -15,6 +15,7 @@ from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Transformer
 from polyseme.runtime.layers import compiled_stack
 from polyseme.runtime.linears import Linear
+from polyseme.runtime.native.linears import multiplies
 from polyseme.runtime.packing import Numbers, Rows, Tile, filled, starts_of, tiles
 from polyseme.runtime.parts import compiled_embeddings, compiled_linear
 from polyseme.runtime.pooling import pool_rows
@@ -63,7 +64,7 @@ class CompiledEncoder:
         self._most = most
         native = kernels(device)
         # Our own kernels take any number of tokens alike.
-        self._size: Callable[[int], int] = filled if native is None else int
+        self._size: Callable[[int], int] = int if multiplies(native, precision) else filled
         self._workers = Workers(threads if device.type == "cpu" else 1, native.share if native else None)
         self._embed = compiled_embeddings(backbone, precision)
         self._stack = compiled_stack(backbone, precision)

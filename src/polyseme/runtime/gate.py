@@ -44,7 +44,7 @@ class Gate:
         )
         chosen = self._best(precision)
         if precision not in ("auto", chosen):
-            progress.say(f"there are no instructions for {precision} here; {chosen} is used instead")
+            progress.say(f"nothing here multiplies {precision} faster than {chosen}, which is used instead")
         self.encoder = self._compile(backbone, precision=chosen)
         self._backbone = None if chosen == "fp32" else backbone
 

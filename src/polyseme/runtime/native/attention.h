@@ -54,33 +54,43 @@ INLINE void turn_about(uint32_t *to, long to_stride, const uint32_t *const from[
 #endif
 
 /* Keys as a right-hand matrix: words of 32 bits (a number, or a pair of short ones), `[words, COLUMNS]` a
- * panel; the keys that fill the last panel up are zero. */
-INLINE void pack_keys(void *to, int type, const void *keys, long length, long padded, long stride, long size) {
-    const long words = type == F32 ? size : size / 2;
+ * panel; the keys that fill the last panel up are zero. Short numbers that are multiplied as long ones (`from`
+ * BF16, `type` F32) are widened on the way, two out of each word: `size` is even then. */
+INLINE void pack_keys(void *to, int type, int from, const void *keys, long length, long padded, long stride,
+                      long size) {
+    const long words = type == F32 ? size : size / 2, wide = type != from ? 2 : 1;
     const char *base = keys;
-    const long step = stride * (type == F32 ? 4 : 2);
+    const long step = stride * (from == F32 ? 4 : 2);
     for (long begin = 0; begin < padded; begin += WIDTH) {
         uint32_t *panel = (uint32_t *)to + begin / COLUMNS * COLUMNS * words + begin % COLUMNS;
 #if VECTOR == 64
-        for (long word = 0; word < words; word += 16) {
+        for (long word = 0; word < words / wide; word += 16) {
+            const long count = words / wide - word < 16 ? words / wide - word : 16;
             const uint32_t *rows[16];
             for (long i = 0; i < 16; i++)
                 rows[i] = begin + i < length ? (const uint32_t *)(base + (begin + i) * step) + word : NULL;
-            turn_about(panel + word * COLUMNS, COLUMNS, rows, words - word < 16 ? words - word : 16);
+            uint32_t *place = panel + word * wide * COLUMNS;
+            turn_about(place, wide * COLUMNS, rows, count);
+            for (long i = 0; wide == 2 && i < count; i++, place += 2 * COLUMNS) {
+                const __m512i pair = _mm512_loadu_si512(place);
+                _mm512_storeu_si512(place, _mm512_slli_epi32(pair, 16));
+                _mm512_storeu_si512(place + COLUMNS, _mm512_and_si512(pair, _mm512_set1_epi32(-65536)));
+            }
         }
 #else
         for (long i = 0; i < WIDTH; i++)
-            for (long word = 0; word < words; word++) {
+            for (long word = 0; word < words; word += wide) {
                 uint32_t one = 0;
-                if (begin + i < length) memcpy(&one, base + (begin + i) * step + 4 * word, 4);
-                panel[word * COLUMNS + i] = one;
+                if (begin + i < length) memcpy(&one, base + (begin + i) * step + 4 * (word / wide), 4);
+                panel[word * COLUMNS + i] = wide == 2 ? one << 16 : one;
+                if (wide == 2) panel[(word + 1) * COLUMNS + i] = one & 0xffff0000u;
             }
 #endif
     }
 }
 
 /* Values as a right-hand matrix, tokens being its depth: those that fill it up are zero. */
-INLINE void pack_values(void *to, int type, const void *values, long length, long padded, long stride,
+INLINE void pack_values(void *to, int type, int from, const void *values, long length, long padded, long stride,
                         long size, long wide) {
     for (long begin = 0; begin < wide; begin += COLUMNS) {
         const long count = size - begin < COLUMNS ? size - begin : COLUMNS;
@@ -88,7 +98,7 @@ INLINE void pack_values(void *to, int type, const void *values, long length, lon
             float *panel = (float *)to + begin * padded;
             for (long t = 0; t < padded; t++, panel += COLUMNS) {
                 const long copied = t < length ? count : 0;
-                memcpy(panel, (const float *)values + t * stride + begin, (size_t)copied * 4);
+                read_row(panel, at(values, from, t * stride + begin), from, copied, 0);
                 memset(panel + copied, 0, (size_t)(COLUMNS - copied) * 4);
             }
             continue;
@@ -115,7 +125,7 @@ INLINE void pack_values(void *to, int type, const void *values, long length, lon
 /* The scores of one query for the keys `low` to `high` (whole vectors) to probabilities that are still to be
  * divided by what is returned. Keys outside `first` to `last` are out of sight: the smallest numbers there are
  * stand for their share, which the sum of all others, at least 1, swallows. */
-INLINE float soften(float *scores, void *to, int type, long first, long last, long low, long high,
+INLINE float soften(float *scores, void *to, int type, int is_short, long first, long last, long low, long high,
                     const float *bias, float scale) {
     vf most = splat(-3.0e38f);
     vi key_numbers;
@@ -134,7 +144,7 @@ INLINE float soften(float *scores, void *to, int type, long first, long last, lo
     vf sum = {};
     for (long key = low; key < high; key += WIDTH) {
         const vf below = load(scores + key) - peak;
-        const vf share = type == F32 ? exponential(below * rest) : power_of_two_short(below * binary);
+        const vf share = is_short ? power_of_two_short(below * binary) : exponential(below * rest);
         sum += share;
         if (type == F32)
             store((float *)to + key, share);
@@ -145,7 +155,7 @@ INLINE float soften(float *scores, void *to, int type, long first, long last, lo
 }
 
 /* One head of one row. `queries` lie as rows, keys and values packed; `padded` is a whole number of vectors. */
-INLINE void attend_head(int type, long length, long padded, long size, long wide, const void *queries,
+INLINE void attend_head(int type, int is_short, long length, long padded, long size, long wide, const void *queries,
                         long query_stride, const void *keys, const void *values, float scale, int causal,
                         long reach, const float *bias, float *scores, void *shares, void *out, int out_type,
                         long out_stride) {
@@ -166,8 +176,8 @@ INLINE void attend_head(int type, long length, long padded, long size, long wide
             const long first = reach >= 0 && query - reach > 0 ? query - reach : 0;
             long last = reach >= 0 && query + reach + 1 < length ? query + reach + 1 : length;
             if (causal && query + 1 < last) last = query + 1;
-            inverses[i] = 1.0f / soften(scores + i * padded, (void *)at(shares, type, i * padded), type, first,
-                                        last, low, high, bias ? bias - query : NULL, scale);
+            inverses[i] = 1.0f / soften(scores + i * padded, (void *)at(shares, type, i * padded), type,
+                                        is_short, first, last, low, high, bias ? bias - query : NULL, scale);
         }
         for (long column = 0; column < wide; column += COLUMNS) {
             const long count = size - column < COLUMNS ? size - column : COLUMNS;
@@ -225,29 +235,28 @@ static void gather(const Gathering *g, long head, char *scratch, const size_t pl
     const void *query = at(g->product, from, g->begin * stride + head * size);
     const void *key = at(query, from, inner), *value = at(query, from, 2 * inner);
     long query_stride = stride;
-    if (!g->cosines && type == from) { /* queries and keys can be read where they lie */
-        pack_keys(keys, type, key, length, padded, stride, size);
-        pack_values(values, type, value, length, padded, stride, size, wide);
+    if (!g->cosines && size % 2 == 0) { /* keys can be read where they lie */
+        pack_keys(keys, type, from, key, length, padded, stride, size);
     } else {
         turned(turning, key, from, length, stride, size, g->cosines, g->sines);
         write_row(plain, type, turning, length * size);
-        pack_keys(keys, type, plain, length, padded, size, size);
+        pack_keys(keys, type, type, plain, length, padded, size, size);
+    }
+    if (g->cosines || type != from) {
         turned(turning, query, from, length, stride, size, g->cosines, g->sines);
         write_row(queries, type, turning, length * size);
-        turned(turning, value, from, length, stride, size, NULL, NULL);
-        write_row(plain, type, turning, length * size);
-        pack_values(values, type, plain, length, padded, size, size, wide);
         query = queries;
         query_stride = size;
     }
+    pack_values(values, type, from, value, length, padded, stride, size, wide);
     const float *bias = g->distances ? g->distances + head * (2 * g->most - 1 + COLUMNS) + g->most - 1 : NULL;
     void *place = (void *)at(g->to, to_type, head * size);
     if (type == F32)
-        attend_head(F32, length, padded, size, wide, query, query_stride, keys, values, g->scale, g->causal,
-                    g->reach, bias, scores, shares, place, to_type, inner);
+        attend_head(F32, from == BF16, length, padded, size, wide, query, query_stride, keys, values, g->scale,
+                    g->causal, g->reach, bias, scores, shares, place, to_type, inner);
     else
-        attend_head(BF16, length, padded, size, wide, query, query_stride, keys, values, g->scale, g->causal,
-                    g->reach, bias, scores, shares, place, to_type, inner);
+        attend_head(BF16, 1, length, padded, size, wide, query, query_stride, keys, values, g->scale,
+                    g->causal, g->reach, bias, scores, shares, place, to_type, inner);
 }
 
 static void gather_part(void *work, long part, long parts) {

@@ -15,6 +15,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from polyseme.devices import processor
+
 SOURCE = Path(__file__).with_name("kernels.c")
 PARTS = (SOURCE, *sorted(SOURCE.parent.glob("*.h")))
 """What is compiled together: the kernels and what they include."""
@@ -43,14 +45,16 @@ class CannotBuild(Exception):
     """Why there are no compiled kernels, as the end of a sentence."""
 
 
-def instruction_flags(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """The compiler's flags for this machine, within the limits that are set for oneDNN or torch."""
+def instruction_flags(environment: Mapping[str, str], *, slow_bf16: bool = False) -> tuple[str, ...]:
+    """The compiler's flags for this machine, within the limits that are set for oneDNN or torch; without
+    the dot products of bfloat16 where they are slower than float32's."""
     machine = platform.machine().lower()
     native = "-mcpu=native" if machine.startswith(("aarch64", "arm")) else "-march=native"
     limit = environment.get("ONEDNN_MAX_CPU_ISA") or environment.get("DNNL_MAX_CPU_ISA") or ""
     if environment.get("ATEN_CPU_CAPABILITY", "").lower() == "avx2":
         limit = "AVX2"
-    return (native, *_UP_TO.get(limit.upper(), ()))
+    left_out = _UP_TO.get(limit.upper(), ())
+    return (native, *left_out, *(("-mno-avx512bf16",) if slow_bf16 else ()))
 
 
 def built(environment: Mapping[str, str] = os.environ) -> tuple[Path, bool]:
@@ -59,7 +63,7 @@ def built(environment: Mapping[str, str] = os.environ) -> tuple[Path, bool]:
     Raises `CannotBuild` where there is no compiler or it fails. A cache folder that cannot be written or
     trusted is not used; a private one takes its place, for this process alone.
     """
-    flags = (*FLAGS, *instruction_flags(environment))
+    flags = (*FLAGS, *instruction_flags(environment, slow_bf16=processor().has_slow_bf16_dot))
     name = f"kernels-{fingerprint(flags)}.so"
     folder = cache_folder(environment)
     if folder is not None and is_ours(folder / name):
@@ -132,12 +136,12 @@ def is_ours(path: Path) -> bool:
 def fingerprint(flags: tuple[str, ...]) -> str:
     """What a compiled library depends on, in 24 hexadecimal digits."""
     digest = hashlib.sha256(b"".join(part.read_bytes() for part in PARTS))
-    for part in (*flags, platform.machine(), processor()):
+    for part in (*flags, platform.machine(), instructions()):
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()[:24]
 
 
-def processor() -> str:
+def instructions() -> str:
     """The instructions that this processor has, as far as the system tells."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

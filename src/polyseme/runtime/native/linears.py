@@ -55,7 +55,7 @@ class NativeLinear:
     @staticmethod
     def can(native: Library, weight: Tensor, precision: Precision) -> bool:
         """Whether the kernels multiply in this precision, and matrices of this depth."""
-        return weight.size(1) % GROUPS[precision] == 0 and (precision != "bf16" or native.has_bf16)
+        return weight.size(1) % GROUPS[precision] == 0 and multiplies(native, precision)
 
     def __call__(self, states: Ready) -> Ready:
         if self.reads == torch.uint8 and isinstance(states, Tensor):
@@ -79,6 +79,11 @@ class NativeLinear:
             *(out, TYPES[out.dtype], out_scales, out_zeros),
         )
         return out if out_scales is None or out_zeros is None else Quantised(out, out_scales, out_zeros)
+
+
+def multiplies(native: Library | None, precision: Precision) -> bool:
+    """Whether the kernels multiply in this precision: bfloat16 only where its dot products are quick."""
+    return native is not None and (precision != "bf16" or native.has_bf16)
 
 
 def panels(weight: Tensor, columns: int, group: int) -> Tensor:

@@ -19,6 +19,7 @@ from polyseme.runtime.native.linears import multiplies
 from polyseme.runtime.packing import Numbers, Rows, Tile, filled, starts_of, tiles
 from polyseme.runtime.parts import compiled_embeddings, compiled_linear
 from polyseme.runtime.pooling import pool_rows
+from polyseme.runtime.replays import Replays
 from polyseme.runtime.states import Precision, Ready, kernels, plain
 from polyseme.runtime.workers import Workers
 
@@ -70,6 +71,7 @@ class CompiledEncoder:
         self._stack = compiled_stack(backbone, precision)
         self._pooler = POOLERS[backbone.config.pooler](backbone)
         self._places = PLACES.get(backbone.config.positions, _nowhere)(backbone.config)
+        self._replays = Replays(native, self._read) if native and multiplies(native, precision) else None
 
     def width(self, reading: Reading) -> int:
         """Numbers in a vector of this reading."""
@@ -134,7 +136,10 @@ class CompiledEncoder:
         segments = self._segments(rows, tile, size)
         tensors = [ids, self._places(ids, starts), segments]
         moved = [None if one is None else torch.from_numpy(one).to(self.device) for one in tensors]
-        return [states[:count] for states in self._read(moved, torch.from_numpy(starts), numbers)]
+        begins = torch.from_numpy(starts)
+        played = self._replays(moved, begins, numbers) if self._replays else None
+        found = self._read(moved, begins, numbers) if played is None else played
+        return [states[:count] for states in found]
 
     def _segments(self, rows: Rows, tile: Tile, size: int) -> NDArray[np.int64] | None:
         if rows.token_type_ids is None or not self.config.tells_segments:

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from polyseme.runtime import onednn
-from polyseme.runtime.native.linears import NativeLinear
+from polyseme.runtime.native.linears import NativeGate, NativeLinear
 from polyseme.runtime.states import (
     PLAIN,
     Precision,
@@ -16,11 +16,14 @@ from polyseme.runtime.states import (
     as_plain,
     kernels,
     making_ready,
+    plain,
     quantise,
     quantise_rows,
 )
 
 Linear = Callable[[Ready], Ready]
+Gate = Callable[[Tensor, Tensor], Ready]
+"""Two plain states `[tokens, size]` multiplied, ready for the next linear where that was asked for."""
 
 BENDS: dict[str, Callable[[Tensor], Tensor]] = {
     "none": lambda states: states,
@@ -70,10 +73,16 @@ def gated_linear(
     makes_ready: bool = False,
 ) -> Linear:
     """`activation(states · weightᵀ + bias) · (states · gate_weightᵀ + gate_bias)`, of the same states."""
+    native = kernels(weight.device)
+    if native is None:
+        ready = making_ready(precision, weight.device) if makes_ready else as_plain
+        multiply: Gate = PortableGate(ready)
+    else:
+        multiply = NativeGate(native, makes_quantised=makes_ready and precision == "int8")
     return GatedLinear(
         linear(weight, bias, precision=precision, activation=activation),
         linear(gate_weight, gate_bias, precision=precision),
-        making_ready(precision, weight.device) if makes_ready else as_plain,
+        multiply,
     )
 
 
@@ -118,11 +127,18 @@ class PortableLinear:
 class GatedLinear:
     """Two linears of the same states, multiplied number by number."""
 
-    def __init__(self, widen: Linear, gate: Linear, ready: Callable[[Tensor], Ready]) -> None:
-        self.widen, self.gate, self.ready = widen, gate, ready
+    def __init__(self, widen: Linear, gate: Linear, multiply: Gate) -> None:
+        self.widen, self.gate, self.multiply = widen, gate, multiply
 
     def __call__(self, states: Ready) -> Ready:
-        widened, gates = self.widen(states), self.gate(states)
-        assert isinstance(widened, Tensor)
-        assert isinstance(gates, Tensor)
-        return self.ready(widened * gates)
+        return self.multiply(plain(self.widen(states)), plain(self.gate(states)))
+
+
+class PortableGate:
+    """By torch's own calls, on any device."""
+
+    def __init__(self, ready: Callable[[Tensor], Ready]) -> None:
+        self.ready = ready
+
+    def __call__(self, states: Tensor, gates: Tensor) -> Ready:
+        return self.ready(states * gates)

@@ -5,8 +5,13 @@ import functools
 import os
 import shutil
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from polyseme import progress
@@ -23,10 +28,31 @@ SIGNATURES: dict[str, list[type]] = {
     "native_first_states": [_L, _L, _P, _P, _P, _P, _P, _P, *_NORM],
     "native_linear": [_I, _L, _L, _L, *[_P] * 7, _I, _P, _I, _P, _P],
     "native_attention": [_L, _P, _L, _L, _P, _I, _F, _I, _L, _P, _P, _P, _L, _P, _I, _P, _P],
+    "native_gate": [_L, _L, _P, _P, _I, _P, _I, _P, _P],
 }
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 2}
 """Types of numbers as the kernels count them."""
+NUMBERS = {name: number for number, name in enumerate(SIGNATURES)}
+_WORDS = 20
+"""Of a recorded call, as replay.h reads it."""
 _lock = threading.Lock()
+
+
+class Tape:
+    """Calls of kernels in their order, with the memory that they read and write."""
+
+    def __init__(self) -> None:
+        self.words: list[NDArray[np.int64]] = []
+        self.kept: list[Tensor] = []
+
+    def note(self, name: str, told: list[Any], arguments: tuple[int | float | Tensor | None, ...]) -> None:
+        """One call, as the kernels are told it and as it was made."""
+        words = np.zeros(_WORDS, dtype=np.int64)
+        words[0] = NUMBERS[name]
+        for place, (kind, value) in enumerate(zip(SIGNATURES[name], told, strict=True), start=1):
+            words[place] = np.float64(value).view(np.int64) if kind is _F else value or 0
+        self.words.append(words)
+        self.kept.extend(one for one in arguments if isinstance(one, Tensor))
 
 
 class Library:
@@ -44,6 +70,8 @@ class Library:
         for name, arguments in SIGNATURES.items():
             self._functions[name].argtypes = arguments
         self._library.native_share.argtypes, self._library.native_share.restype = [_I], None
+        self._library.native_replay.argtypes = [_L, _P, _L, _L]
+        self._recording = threading.local()
 
     def share(self, threads: int) -> None:
         """How many threads may work on a kernel that the calling thread runs from now on, itself included.
@@ -55,8 +83,26 @@ class Library:
     def call(self, name: str, *arguments: int | float | Tensor | None) -> None:
         """Run one kernel; tensors must be contiguous and stay alive for the call."""
         told = [one.data_ptr() if isinstance(one, Tensor) else one for one in arguments]
+        tape: Tape | None = getattr(self._recording, "tape", None)
+        if tape is not None:
+            tape.note(name, told, arguments)
         if self._functions[name](*told):
             raise MemoryError(f"no memory for the scratch of {name}")
+
+    @contextmanager
+    def recording(self, tape: Tape) -> Iterator[None]:
+        """What this thread calls inside the block is noted on the tape, and done."""
+        self._recording.tape = tape
+        try:
+            yield
+        finally:
+            self._recording.tape = None
+
+    def replay(self, words: NDArray[np.int64], *, tokens: int, rows: int) -> None:
+        """Do all calls of a tape, whose `words` are given as one array `[calls, 20]`, for other numbers of
+        tokens and rows, at most those that were recorded. The tape must be alive and nobody else at it."""
+        if self._library.native_replay(len(words), words.ctypes.data, tokens, rows):
+            raise MemoryError("no memory for the scratch of the kernels")
 
 
 def library() -> Library | None:

@@ -81,6 +81,26 @@ class NativeLinear:
         return out if out_scales is None or out_zeros is None else Quantised(out, out_scales, out_zeros)
 
 
+class NativeGate:
+    """Two states multiplied and, where asked, quantised, a token at a time."""
+
+    def __init__(self, native: Library, *, makes_quantised: bool) -> None:
+        self.native, self.makes_quantised = native, makes_quantised
+
+    def __call__(self, states: Tensor, gates: Tensor) -> Ready:
+        states, gates = states.contiguous(), gates.contiguous()
+        out, scales, zeros = (
+            empty_quantised(*states.shape) if self.makes_quantised else (torch.empty_like(states), None, None)
+        )
+        self.native.call(
+            "native_gate",
+            *states.shape,
+            *(states, gates, TYPES[states.dtype]),
+            *(out, TYPES[out.dtype], scales, zeros),
+        )
+        return out if scales is None or zeros is None else Quantised(out, scales, zeros)
+
+
 def multiplies(native: Library | None, precision: Precision) -> bool:
     """Whether the kernels multiply in this precision: bfloat16 only where its dot products are quick."""
     return native is not None and (precision != "bf16" or native.has_bf16)

@@ -1,4 +1,4 @@
-/* The residual sum, its norm and what the next linear takes, a token at a time; the first states. */
+/* The residual sum, its norm and what the next linear takes, a token at a time; the first states; gates. */
 
 INLINE void normalise(const float *x, float *y, long size, int kind, const float *weight, const float *bias,
                       float eps) {
@@ -62,5 +62,20 @@ int native_first_states(long tokens, long size, const int64_t *ids, const float 
         if (ready) hand_out(normed, size, token, ready, ready_type, scales, zeros);
     }
     free(sum);
+    return 0;
+}
+
+/* Two states of a token multiplied number by number, `type` both. */
+int native_gate(long tokens, long size, const void *states, const void *gates, int type, void *out, int out_type,
+                float *scales, int32_t *zeros) {
+    float *row = malloc((size_t)size * 8), *gate = row + size;
+    if (!row) return 1;
+    for (long token = 0; token < tokens; token++) {
+        read_row(row, at(states, type, token * size), type, size, 0);
+        read_row(gate, at(gates, type, token * size), type, size, 0);
+        for (long i = 0; i < size; i++) row[i] *= gate[i];
+        hand_out(row, size, token, out, out_type, scales, zeros);
+    }
+    free(row);
     return 0;
 }

@@ -183,14 +183,15 @@ def compiled(
 
 def _pooled(how: str, rows: Rows, tile: Tile, states: Tensor) -> Tensor:
     """Of each row's counted tokens."""
-    if rows.counted is None:
-        return pool_rows(states, torch.from_numpy(tile.starts).to(states.device), how)
-    own = rows.counted[tile.rows] + tile.starts[:-1, None]  # [rows, 2]
-    lengths = own[:, 1] - own[:, 0]
-    starts = starts_of(lengths)
-    tokens = np.repeat(own[:, 0] - starts[:-1], lengths) + np.arange(starts[-1])
-    counted, edges = (torch.from_numpy(one).to(states.device) for one in (tokens, starts))
-    return pool_rows(states[counted], edges, how)
+    starts = tile.starts
+    if rows.counted is not None:
+        own = rows.counted[tile.rows] + starts[:-1, None]  # [rows, 2]
+        lengths = own[:, 1] - own[:, 0]
+        if lengths.sum() < len(states):  # Most texts are one row, all of whose tokens count.
+            starts = starts_of(lengths)
+            tokens = np.repeat(own[:, 0] - starts[:-1], lengths) + np.arange(starts[-1])
+            states = states[torch.from_numpy(tokens).to(states.device)]
+    return pool_rows(states, torch.from_numpy(starts).to(states.device), how)
 
 
 def _joined(layers: list[Tensor], how: str) -> Tensor:

@@ -161,6 +161,22 @@ def test_training_stops_when_patience_is_over(folder: Path, tmp_path: Path) -> N
     assert len((tmp_path / "out" / "journal.jsonl").read_text().splitlines()) == 3
 
 
+def test_patience_is_not_lost_before_anything_is_found(folder: Path, tmp_path: Path) -> None:
+    # Where all of dev is one class Matthews' correlation stays 0, as a tagger's F1 does at first.
+    one_class = [line for line in (folder / "dev.tsv").read_text().splitlines() if not line.startswith("负")]
+    (tmp_path / "dev.tsv").write_text("\n".join(one_class) + "\n")
+    outcome = finetune(
+        "classification",
+        train=folder / "train.tsv",
+        dev=tmp_path / "dev.tsv",
+        model=folder / "modernbert",
+        out=tmp_path / "out",
+        **{**FAST, "epochs": 4, "limit": 64, "patience": 1, "metric": "matthews"},
+    )
+    assert outcome.dev["matthews"].mean == 0
+    assert len((tmp_path / "out" / "journal.jsonl").read_text().splitlines()) == 4
+
+
 def test_several_labels_are_learned_saved_and_answered(folder: Path, tmp_path: Path) -> None:
     lines = ["labels\ttext", *("好|差\t好差" if n % 3 else "好\t很好" for n in range(60))]
     (tmp_path / "a.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -174,7 +174,8 @@ class _Running:
             tensors = self.module.state_dict()
             self.best = {name: value.detach().cpu().clone() for name, value in tensors.items()}
         since = standing.epoch - max(standing.best_epoch, standing.first_epoch)
-        standing.over = phase.patience is not None and since >= phase.patience
+        # Taggers and readers find nothing at first: a best score of 0 is no plateau.
+        standing.over = phase.patience is not None and since >= phase.patience and standing.dev[metric] > 0
         set_mode(self.module)
 
     def _batches(self, epochs: int) -> Iterator[Batch]:

@@ -200,7 +200,8 @@ class _Running:
             tensors = self.module.state_dict()
             self.best = {name: value.detach().cpu().clone() for name, value in tensors.items()}
         patience = self.settings.patience
-        standing.over = patience is not None and standing.epoch - standing.best_epoch >= patience
+        since = standing.epoch - standing.best_epoch
+        standing.over = patience is not None and since >= patience and standing.dev[MEAN] > 0
         set_mode(cast(Any, self.module))
 
     def _scores(self, part: str, *, tune: bool = False) -> dict[str, float]:

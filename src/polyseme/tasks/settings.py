@@ -103,7 +103,7 @@ class FinetuneSettings(Record, frozen=True):
     dropout: float | None = None
     """Dropout while fine-tuning, of attention too; None: as the model's folder says."""
     patience: int | None = None
-    """Stop after so many epochs without a better score on dev."""
+    """Stop after so many epochs without a better score on dev, once there is one above 0."""
     metric: str | None = None
     """The score that chooses the best epoch; None: the task's first."""
     fresh: bool = False

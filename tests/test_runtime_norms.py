@@ -88,16 +88,22 @@ def test_first_states_are_the_sum_of_their_tables(path: str, precision: str) -> 
     assert near(alone.residual, tokens[ids].double(), precision)
 
 
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("how", POOLINGS)
-def test_packed_rows_are_pooled_as_padded_ones(how: str) -> None:
+@pytest.mark.parametrize("size", [6, 64, 90])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_rows_are_pooled_as_padded_ones(path: str, how: str, size: int, dtype: torch.dtype) -> None:
     lengths = [3, 0, 1, 5, 512]
     starts = torch.tensor([0, *lengths]).cumsum(0)
-    states = numbers(int(starts[-1]), 6)
-    padded, real = torch.full((5, 512, 6), 9.0), torch.zeros(5, 512, dtype=torch.bool)
+    states = numbers(int(starts[-1]), size).to(dtype)
+    padded, real = torch.full((5, 512, size), 9.0), torch.zeros(5, 512, dtype=torch.bool)
     for row, length in enumerate(lengths):
         padded[row, :length] = states[starts[row] : starts[row + 1]]
         real[row, :length] = True
-    assert torch.allclose(pool_rows(states, starts, how), pool(padded, real, how), atol=1e-6)
+    with computing(path):
+        found = pool_rows(states, starts, how)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found, pool(padded, real, how), atol=1e-6)
 
 
 def test_poolings_have_the_same_names_packed_and_padded() -> None:

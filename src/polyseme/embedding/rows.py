@@ -37,6 +37,8 @@ def text_rows(
     most context; behind [CLS] everything moves on by one, and the text's first [CLS] and its last [SEP]
     count too. What would be a row of no tokens is the one token `filling`.
     """
+    if len(counts) == 1 and 0 < counts[0] <= most - frame.size and not _tells_segments(frame):
+        return _one_row(ids, counts, frame)
     room, before, after = most - frame.size, len(frame.before), len(frame.after)
     kept = np.minimum(counts, room) if truncate else counts
     texts, own = _cut(kept, room)  # own: [rows, 4]
@@ -58,6 +60,13 @@ def text_rows(
     return TextRows(rows, texts, len(counts), kept)
 
 
+def _one_row(ids: Int32s, counts: Int64s, frame: Frame) -> TextRows:
+    """What `text_rows` makes of one text that fits, without what many need."""
+    row = frame.single(ids)
+    edges = np.array([0, len(row)])
+    return TextRows(Rows(row, edges, None, edges[None]), np.zeros(1, dtype=np.int64), 1, counts)
+
+
 def _cut(counts: Int64s, room: int) -> tuple[Int64s, Int64s]:
     """Of which text each row is, and what it reads and keeps: start, stop, own start, own stop."""
     long = np.flatnonzero(counts > room)
@@ -75,7 +84,7 @@ def _cut(counts: Int64s, room: int) -> tuple[Int64s, Int64s]:
 def _segments(frame: Frame, starts: Int64s, inside: Int64s) -> NDArray[np.int32] | None:
     """The segment of each token, where a tokenizer tells that of single texts."""
     before, own, after = frame.single_types
-    if not any((*before, own, *after)):
+    if not _tells_segments(frame):
         return None
     kinds = np.zeros(starts[-1], dtype=np.int32)
     kinds[inside] = own
@@ -84,6 +93,12 @@ def _segments(frame: Frame, starts: Int64s, inside: Int64s) -> NDArray[np.int32]
     for place, kind in enumerate(after):
         kinds[starts[1:] - len(after) + place] = kind
     return kinds
+
+
+def _tells_segments(frame: Frame) -> bool:
+    """Whether any token of a single text is of another segment than 0."""
+    before, own, after = frame.single_types
+    return any((*before, own, *after))
 
 
 def _ranges(begins: Int64s, lengths: Int64s) -> Int64s:

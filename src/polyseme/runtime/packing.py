@@ -71,6 +71,9 @@ def tiles(rows: Rows, *, most: int) -> Iterator[Tile]:
     The longest come first: that shows at once whether the memory suffices, and leaves the small work for
     the end, when one worker may have to wait for another.
     """
+    if len(rows) == 1:  # One text: nothing to sort.
+        yield Tile(np.zeros(1, dtype=np.int64), np.arange(len(rows.input_ids)), rows.starts)
+        return
     lengths = rows.lengths
     order = np.argsort(lengths, kind="stable")
     ends = np.cumsum(lengths[order])

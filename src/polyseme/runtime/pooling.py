@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+from polyseme.runtime.native.library import TYPES
+from polyseme.runtime.states import kernels
+
 
 def pool_rows(states: Tensor, starts: Tensor, how: str) -> Tensor:
     """`[rows, size]` in float32, or twice as wide for `mean-max`; a row of 0 tokens gives zeros.
@@ -31,6 +34,17 @@ def _token(states: Tensor, starts: Tensor, places: Tensor) -> Tensor:
 
 
 def _mean(states: Tensor, starts: Tensor) -> Tensor:
+    native = kernels(states.device)
+    if native is None or states.dtype not in (torch.float32, torch.bfloat16):
+        return _portable_mean(states, starts)
+    states, starts = states.contiguous(), starts.contiguous()
+    rows, size = len(starts) - 1, states.size(1)
+    means = torch.empty((rows, size))
+    native.call("native_mean", rows, starts[:-1], starts[1:], size, states, TYPES[states.dtype], means)
+    return means
+
+
+def _portable_mean(states: Tensor, starts: Tensor) -> Tensor:
     lengths = starts.diff()
     total = states.new_zeros((len(lengths), states.size(1)), dtype=torch.float32)
     row = torch.repeat_interleave(lengths, output_size=len(states))

@@ -54,7 +54,7 @@ def instruction_flags(environment: Mapping[str, str], *, slow_bf16: bool = False
     if environment.get("ATEN_CPU_CAPABILITY", "").lower() == "avx2":
         limit = "AVX2"
     left_out = _UP_TO.get(limit.upper(), ())
-    return (native, *left_out, *(("-mno-avx512bf16",) if slow_bf16 else ()))
+    return (native, *left_out, *(("-DSLOW_BF16_DOT",) if slow_bf16 else ()))
 
 
 def built(environment: Mapping[str, str] = os.environ) -> tuple[Path, bool]:

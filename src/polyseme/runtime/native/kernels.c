@@ -19,6 +19,7 @@
 #include "norms.h"
 #include "linears.h"
 #include "attention.h"
+#include "pooling.h"
 #include "replay.h"
 
 /* ---- what was compiled ---- */

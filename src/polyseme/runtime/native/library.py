@@ -29,6 +29,7 @@ SIGNATURES: dict[str, list[type]] = {
     "native_linear": [_I, _L, _L, _L, *[_P] * 7, _I, _P, _I, _P, _P],
     "native_attention": [_L, _P, _L, _L, _P, _I, _F, _I, _L, _P, _P, _P, _L, _P, _I, _P, _P],
     "native_gate": [_L, _L, _P, _P, _I, _P, _I, _P, _P],
+    "native_mean": [_L, _P, _P, _L, _P, _I, _P],
 }
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 2}
 """Types of numbers as the kernels count them."""

@@ -9,27 +9,44 @@ typedef struct {
     int activation;
 } Ending;
 
-/* From a tile of sums to states: what whole numbers stand for, the bias added, bent, in the result's type. */
-INLINE void finish(const Ending *ending, float *tile, int m, long row, long column, long count, void *to,
-                   int type, long to_stride, int is_short) {
+/* From a tile of sums to states: what whole numbers stand for, the bias added, bent, in the result's type. What is
+ * constant where this is called is chosen by the compiler, outside the loop. */
+INLINE void finish_by(const Ending *ending, float *tile, int m, long row, long column, long count, void *to,
+                      int type, long to_stride, int is_short, int is_whole, int activation) {
+    vf scales[2], zeros[2], bias[2];
+    EACH(j, 2) bias[j] = load(ending->bias + column + j * WIDTH);
+    if (is_whole) {
+        EACH(j, 2) scales[j] = load(ending->column_scales + column + j * WIDTH);
+        EACH(j, 2) zeros[j] = load(ending->column_sums + column + j * WIDTH);
+    }
     for (int i = 0; i < m; i++) {
         float *sums = tile + i * COLUMNS;
         void *place = (void *)at(to, type, i * to_stride);
-        for (int j = 0; j < COLUMNS; j += WIDTH) {
-            vf v = load(sums + j);
-            if (ending->scales)
-                v = (v - (float)ending->zeros[row + i] * load(ending->column_sums + column + j)) *
-                    (ending->scales[row + i] * load(ending->column_scales + column + j));
-            v = bend(v + load(ending->bias + column + j), ending->activation, is_short);
-            if (count < COLUMNS)
-                store(sums + j, v);
-            else if (type == F32)
-                store((float *)place + j, v);
-            else
-                store_bf16((uint16_t *)place + j, v);
+        vf v[2];
+        EACH(j, 2) v[j] = load(sums + j * WIDTH);
+        if (is_whole) {
+            const vf scale = splat(ending->scales[row + i]), zero = splat((float)ending->zeros[row + i]);
+            EACH(j, 2) v[j] = (v[j] - zero * zeros[j]) * (scale * scales[j]);
         }
-        if (count < COLUMNS) write_row(place, type, sums, count);
+        EACH(j, 2) v[j] = bend(v[j] + bias[j], activation, is_short);
+        if (count < COLUMNS) {
+            EACH(j, 2) store(sums + j * WIDTH, v[j]);
+            write_row(place, type, sums, count);
+        } else {
+            EACH(j, 2) store_as((void *)at(place, type, j * WIDTH), type, v[j]);
+        }
     }
+}
+
+INLINE void finish(const Ending *ending, float *tile, int m, long row, long column, long count, void *to,
+                   int type, long to_stride, int is_short) {
+#define FINISH(whole, activation) \
+    finish_by(ending, tile, m, row, column, count, to, type, to_stride, is_short, whole, activation)
+    if (!ending->scales) FINISH(0, ending->activation);
+    else if (ending->activation == PLAIN) FINISH(1, PLAIN);
+    else if (ending->activation == GELU) FINISH(1, GELU);
+    else FINISH(1, ending->activation);
+#undef FINISH
 }
 
 typedef struct {

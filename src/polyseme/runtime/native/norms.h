@@ -8,24 +8,41 @@ INLINE void normalise(const float *x, float *y, long size, int kind, const float
         memcpy(y, x, (size_t)size * 4);
         return;
     }
-    vf sum = {};
     if (kind == LAYER_NORM) {
-        for (i = 0; i + WIDTH <= size; i += WIDTH) sum += load(x + i);
-        mean = added_up(sum);
+        vf sums[4] = {};
+        for (i = 0; i + 4 * WIDTH <= size; i += 4 * WIDTH) EACH(j, 4) sums[j] += load(x + i + j * WIDTH);
+        mean = added_up(joined_sums(sums));
         for (; i < size; i++) mean += x[i];
         mean /= size;
     }
-    vf squares = {};
-    for (i = 0; i + WIDTH <= size; i += WIDTH) {
-        vf away = load(x + i) - mean;
-        squares += away * away;
-    }
-    float square = added_up(squares);
+    vf squares[4] = {};
+    for (i = 0; i + 4 * WIDTH <= size; i += 4 * WIDTH) EACH(j, 4) {
+            const vf away = load(x + i + j * WIDTH) - mean;
+            squares[j] += away * away;
+        }
+    float square = added_up(joined_sums(squares));
     for (; i < size; i++) square += (x[i] - mean) * (x[i] - mean);
     scale = 1.0f / sqrtf(square / size + eps);
     for (i = 0; i + WIDTH <= size; i += WIDTH)
         store(y + i, (load(x + i) - mean) * scale * load(weight + i) + load(bias + i));
     for (; i < size; i++) y[i] = (x[i] - mean) * scale * weight[i] + bias[i];
+}
+
+INLINE void add_rows_of(float *to, const void *one, int type, const void *two, int two_type, long size) {
+    long i = 0;
+    for (; i + WIDTH <= size; i += WIDTH)
+        store(to + i, load_as(at(one, type, i), type) + load_as(at(two, two_type, i), two_type));
+    read_row(to + i, at(one, type, i), type, size - i, 0);
+    read_row(to + i, at(two, two_type, i), two_type, size - i, 1);
+}
+
+INLINE void add_rows(float *to, const void *one, int type, const void *two, int two_type, long size) {
+    if (type == BF16 && two_type == BF16)
+        add_rows_of(to, one, BF16, two, BF16, size);
+    else if (two_type == BF16)
+        add_rows_of(to, one, F32, two, BF16, size);
+    else
+        add_rows_of(to, one, type, two, F32, size);
 }
 
 /* `kept` gets the sum, or with `keeps_norm` its norm; `ready` the norm, unless it is NULL. */
@@ -35,8 +52,11 @@ int native_norm(long tokens, long size, const void *residual, int residual_type,
     float *sum = malloc((size_t)size * 8), *normed = sum + size;
     if (!sum) return 1;
     for (long token = 0; token < tokens; token++) {
-        read_row(sum, at(residual, residual_type, token * size), residual_type, size, 0);
-        if (added) read_row(sum, at(added, added_type, token * size), added_type, size, 1);
+        const void *one = at(residual, residual_type, token * size);
+        if (added)
+            add_rows(sum, one, residual_type, at(added, added_type, token * size), added_type, size);
+        else
+            read_row(sum, one, residual_type, size, 0);
         normalise(sum, normed, size, kind, weight, bias, eps);
         if (kept) hand_out(keeps_norm ? normed : sum, size, token, kept, kept_type, NULL, NULL);
         if (ready) hand_out(normed, size, token, ready, ready_type, scales, zeros);

@@ -1,31 +1,29 @@
 /* Rows of numbers to eight bits, each with a scale and a zero of its own. */
 
 INLINE void quantise_row(const float *x, long size, uint8_t *values, float *scale, int32_t *zero) {
-    vf low = {}, high = {};
+    vf low[2] = {}, high[2] = {};
     long i = 0;
-    for (; i + WIDTH <= size; i += WIDTH) {
-        low = smaller(low, load(x + i));
-        high = larger(high, load(x + i));
-    }
-    float lowest = -largest(-low), highest = largest(high);
+    for (; i + COLUMNS <= size; i += COLUMNS) EACH(j, 2) {
+            low[j] = smaller(low[j], load(x + i + j * WIDTH));
+            high[j] = larger(high[j], load(x + i + j * WIDTH));
+        }
+    float lowest = -largest(-smaller(low[0], low[1])), highest = largest(larger(high[0], high[1]));
     for (; i < size; i++) {
         lowest = x[i] < lowest ? x[i] : lowest;
         highest = x[i] > highest ? x[i] : highest;
     }
     float step = (highest - lowest) / LEVELS;
     step = step > 1.17549435e-38f ? step : 1.17549435e-38f;
-    float inverse = 1.0f / step, nought = rintf(-lowest * inverse);
+    const float inverse = 1.0f / step, nought = rintf(-lowest * inverse);
     *scale = step;
     *zero = (int32_t)nought;
     for (i = 0; i + WIDTH <= size; i += WIDTH) {
-        /* Rounded to the nearest whole number by what is lost beside 1.5 · 2^23. */
-        vf whole = (load(x + i) * inverse + 12582912.0f) - 12582912.0f + nought;
-        whole = smaller(larger(whole, splat(0.0f)), splat(LEVELS));
-        vb bytes = __builtin_convertvector(__builtin_convertvector(whole, vi), vb);
-        memcpy(values + i, &bytes, sizeof bytes);
+        /* Rounded by what is lost beside 1.5 · 2^23, whose last byte then holds the whole number. */
+        const vf level = smaller(larger(load(x + i) * inverse + nought, splat(0.0f)), splat(LEVELS));
+        store_last_bytes(values + i, (vu)(level + 12582912.0f));
     }
     for (; i < size; i++) {
-        float whole = rintf(x[i] * inverse) + nought;
+        const float whole = rintf(x[i] * inverse + nought);
         values[i] = (uint8_t)(whole < 0 ? 0 : whole > LEVELS ? LEVELS : whole);
     }
 }

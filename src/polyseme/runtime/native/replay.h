@@ -35,6 +35,7 @@ int native_replay(long calls, const Word *words, long tokens, long rows) {
                                           P(11), W(12), P(13), W(14), P(15), P(16));
                 break;
             case 5: failed = native_gate(tokens, W(1), P(2), P(3), W(4), P(5), W(6), P(7), P(8)); break;
+            case 6: failed = native_mean(rows, P(1), P(2), W(3), P(4), W(5), P(6)); break;
             default: failed = 1;
         }
     return failed;

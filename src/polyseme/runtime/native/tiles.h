@@ -4,8 +4,7 @@
  * side for each column (1 in float32, 2 in bfloat16, 4 in bytes).
  */
 
-/* Loops of known length, so that every sum stays in a register: M rows, V vectors of columns. */
-#define EACH(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < n; i++)
+/* M rows, V vectors of columns. */
 #define CASES_4(TILE, V) TILE(1, V) TILE(2, V) TILE(3, V) TILE(4, V)
 #if ROWS == 12
 #define CASES(TILE, V)                                                                              \

@@ -18,7 +18,10 @@
 #include <immintrin.h>
 #endif
 #if VECTOR == 64 && defined(__AVX512BF16__)
+#define HAS_BF16_ROUNDING 1
+#if !defined(SLOW_BF16_DOT)
 #define HAS_BF16_DOT 1
+#endif
 #endif
 #if VECTOR == 64 && defined(__AVX512VNNI__)
 #define HAS_BYTE_DOT 1
@@ -27,12 +30,13 @@
 #define WIDTH (VECTOR / 4)
 #define COLUMNS (2 * WIDTH)
 #define INLINE static inline __attribute__((always_inline))
+/* A loop of known length, so that all that it keeps stays in registers. */
+#define EACH(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < n; i++)
 
 typedef float vf __attribute__((vector_size(VECTOR)));
 typedef int32_t vi __attribute__((vector_size(VECTOR)));
 typedef uint32_t vu __attribute__((vector_size(VECTOR)));
 typedef uint16_t vh __attribute__((vector_size(VECTOR / 2)));
-typedef uint8_t vb __attribute__((vector_size(VECTOR / 4)));
 
 enum { F32 = 0, BF16 = 1, U8 = 2 };
 enum { PLAIN, GELU, GELU_TANH, RELU, SILU, TANH };
@@ -71,6 +75,15 @@ INLINE vf larger(vf a, vf b) { return either(a > b, a, b); }
 INLINE vf smaller(vf a, vf b) { return either(a < b, a, b); }
 #endif
 
+/* Between -limit and limit. */
+INLINE vf within(vf x, float limit) {
+#if VECTOR == 64 && defined(__AVX512DQ__)
+    return (vf)_mm512_range_ps((__m512)x, _mm512_set1_ps(limit), 2); /* the smaller size, with the sign of x */
+#else
+    return smaller(larger(x, splat(-limit)), splat(limit));
+#endif
+}
+
 #if VECTOR == 64
 INLINE float added_up(vf v) { return _mm512_reduce_add_ps((__m512)v); }
 INLINE float largest(vf v) { return _mm512_reduce_max_ps((__m512)v); }
@@ -95,13 +108,33 @@ INLINE vf load_bf16(const uint16_t *from) {
 }
 
 INLINE void store_bf16(uint16_t *to, vf v) {
-#if defined(HAS_BF16_DOT)
+#if defined(HAS_BF16_ROUNDING)
     __m256bh half = _mm512_cvtneps_pbh((__m512)v);
     memcpy(to, &half, sizeof half);
 #else
     vu bits = (vu)v;
     vh half = __builtin_convertvector((bits + 0x7fff + ((bits >> 16) & 1)) >> 16, vh);
     memcpy(to, &half, sizeof half);
+#endif
+}
+
+INLINE void store_as(void *to, int type, vf v) {
+    if (type == F32)
+        store(to, v);
+    else
+        store_bf16(to, v);
+}
+
+/* The last byte of each number. Written out, since gcc 12 takes every number by itself. */
+INLINE void store_last_bytes(uint8_t *to, vu v) {
+#if VECTOR == 64
+    _mm_storeu_si128((__m128i *)to, _mm512_cvtepi32_epi8((__m512i)v));
+#elif VECTOR == 32
+    const __m256i bytes = (__m256i)(v & 0xff);
+    const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
+    _mm_storel_epi64((__m128i *)to, _mm_packus_epi16(words, words));
+#else
+    for (int i = 0; i < WIDTH; i++) to[i] = (uint8_t)v[i];
 #endif
 }
 
@@ -117,6 +150,11 @@ INLINE uint16_t to_bf16(float x) {
     memcpy(&bits, &x, 4);
     return (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
+
+INLINE vf load_as(const void *from, int type) { return type == F32 ? load(from) : load_bf16(from); }
+
+/* Four sums side by side, so that none waits for the one before. */
+INLINE vf joined_sums(const vf sums[4]) { return (sums[0] + sums[1]) + (sums[2] + sums[3]); }
 
 INLINE const void *at(const void *base, int type, long place) {
     return (const char *)base + place * (type == F32 ? 4 : type == BF16 ? 2 : 1);

@@ -14,7 +14,7 @@ import pytest
 from polyseme.demo import shipped
 from polyseme.demo.pictures import loss_picture, senses_picture
 from polyseme.demo.report import Report, table
-from polyseme.demo.senses import ToldApart, flat, nearer_to_own, static_vectors, told_apart
+from polyseme.demo.senses import ToldApart, fenced, flat, nearer_to_own, static_vectors, told_apart
 from polyseme.demo.settings import DemoSettings
 from polyseme.demo.shipped import Context
 from polyseme.demo.story import demo
@@ -125,6 +125,13 @@ def test_the_plot_has_the_two_directions_of_greatest_spread() -> None:
     points = flat(vectors.astype(np.float32))
     assert np.allclose(points.std(axis=0), [10, 4], rtol=0.15)
     assert np.allclose(points.mean(axis=0), 0, atol=1e-4)
+
+
+def test_points_far_out_stand_at_the_edge_and_all_others_where_they_were() -> None:
+    points = np.array([*((x, -x) for x in range(9)), (1000, 4)], dtype=np.float32)
+    found = fenced(points)
+    assert (found[:-1] == points[:-1]).all()
+    assert found[-1].tolist() == [pytest.approx(6.75 + 3 * 4.5), 4]
 
 
 def test_the_page_needs_nothing_else_and_has_the_figures_of_the_run(told: Report) -> None:

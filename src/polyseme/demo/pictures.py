@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from polyseme.demo.senses import ToldApart, Vectors, flat
+from polyseme.demo.senses import ToldApart, Vectors, fenced, flat
 from polyseme.demo.shipped import CORPORA, DOMAINS, Context
 from polyseme.errors import MissingExtra
 
@@ -44,7 +44,7 @@ def senses_picture(
             panel.set_axis_off()
         for panel, (word, meanings) in zip(panels, glosses.items(), strict=False):
             own = [number for number, one in enumerate(contexts) if one.word == word]
-            points = flat(vectors[own])
+            points = fenced(flat(vectors[own]))
             for domain in DOMAINS:
                 chosen = [contexts[number].domain == domain for number in own]
                 panel.scatter(*points[chosen].T, s=16, alpha=0.75, linewidths=0, color=COLOURS[domain])

@@ -79,3 +79,12 @@ def flat(vectors: Vectors) -> Vectors:
     _, _, directions = np.linalg.svd(centred, full_matrices=False)
     points: Vectors = centred @ directions[:2].T
     return points
+
+
+def fenced(points: Vectors) -> Vectors:
+    """The points with those far out brought to the edge: beyond three times the middle half's width on either
+    side of it (Tukey's outer fence), in each direction by itself. A few of them would else press all others
+    into one spot."""
+    low, high = np.quantile(points, [0.25, 0.75], axis=0)
+    inside: Vectors = np.clip(points, low - 3 * (high - low), high + 3 * (high - low)).astype(points.dtype)
+    return inside

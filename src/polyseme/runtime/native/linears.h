@@ -84,6 +84,17 @@ static void multiply(const Product *p, long begin, long end, long first, long la
     }
 }
 
+/* Rows that are multiplied by one panel after the other before the next rows are. A small weight stays in the second
+ * cache meanwhile; a large one is read from afar each time, so there are more rows the larger it is, as long as they
+ * and what waits of them stay near instead. */
+#define NEAR (1L << 20) /* bytes */
+static long rows_together(const Product *p) {
+    const long row = (long)size_of(p->type) * p->depth, waits = p->out_type == U8 ? 4 * p->columns : 0;
+    if (row * p->columns <= NEAR) return waits ? 24 : 96;
+    const long rows = NEAR / (row + waits) / ROWS * ROWS;
+    return rows < 96 ? 96 : rows > 384 ? 384 : rows;
+}
+
 static void quantise_waiting(const Product *p, long begin, long end) {
     for (long row = begin; row < end; row++)
         quantise_row(p->waiting + (row - begin) * p->columns, p->columns, (uint8_t *)p->out + row * p->columns,
@@ -93,7 +104,7 @@ static void quantise_waiting(const Product *p, long begin, long end) {
 /* Some of the columns for all rows. */
 static void multiply_part(void *work, long part, long parts) {
     const Product *p = work;
-    const long panels = (p->columns + COLUMNS - 1) / COLUMNS, block = 8 * ROWS;
+    const long panels = (p->columns + COLUMNS - 1) / COLUMNS, block = rows_together(p);
     const long first = panels * part / parts * COLUMNS, end = panels * (part + 1) / parts * COLUMNS;
     const long last = end < p->columns ? end : p->columns;
     Product of_block = *p;
@@ -119,8 +130,7 @@ int native_linear(int type, long tokens, long depth, long columns, const void *s
     const Ending ending = {scales, zeros, column_scales, column_sums, bias, activation};
     Product p = {type, tokens, depth, columns, states, panels, ending, out, out_type, NULL, out_scales, out_zeros};
     const int is_shared = sharing > 1;
-    const long block = out_type == U8 ? 2 * ROWS : 8 * ROWS; /* rows that share a panel while it is in cache */
-    const long rows = is_shared ? tokens : block;
+    const long block = rows_together(&p), rows = is_shared || tokens < block ? tokens : block;
     if (out_type == U8 && !(p.waiting = malloc((size_t)(rows * columns + 1) * 4))) return 1;
     if (is_shared) {
         const long whole = (columns + COLUMNS - 1) / COLUMNS, parts = 4L * sharing;

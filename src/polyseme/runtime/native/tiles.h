@@ -23,7 +23,7 @@
         for (long k = 0; k < depth; k++, panel += COLUMNS) {                     \
             vf right[V];                                                         \
             EACH(j, V) right[j] = load(panel + j * WIDTH);                       \
-            EACH(j, V) __builtin_prefetch(panel + 8 * COLUMNS + j * WIDTH);         \
+            EACH(j, V) __builtin_prefetch(panel + 8 * COLUMNS + j * WIDTH);      \
             EACH(i, M) {                                                         \
                 float left = rows[i * stride + k];                               \
                 EACH(j, V) sums[i][j] += left * right[j];                        \

@@ -156,9 +156,9 @@ INLINE vf load_as(const void *from, int type) { return type == F32 ? load(from) 
 /* Four sums side by side, so that none waits for the one before. */
 INLINE vf joined_sums(const vf sums[4]) { return (sums[0] + sums[1]) + (sums[2] + sums[3]); }
 
-INLINE const void *at(const void *base, int type, long place) {
-    return (const char *)base + place * (type == F32 ? 4 : type == BF16 ? 2 : 1);
-}
+INLINE int size_of(int type) { return type == F32 ? 4 : type == BF16 ? 2 : 1; }
+
+INLINE const void *at(const void *base, int type, long place) { return (const char *)base + place * size_of(type); }
 
 /* A row of any float type to float32, and back; `plus` adds to what is there. */
 INLINE void read_row(float *to, const void *from, int type, long size, int plus) {

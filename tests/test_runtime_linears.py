@@ -72,6 +72,19 @@ def test_a_result_for_the_next_linear_is_quantised_as_a_pass_of_its_own_would(pa
     assert levels in (204, 255)
 
 
+@pytest.mark.parametrize("path", ["native", "AVX2", "SSE41"])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_many_rows_and_a_large_weight_give_the_bytes_of_a_few_rows(path: str, precision: str) -> None:
+    # More than a mebibyte in either precision, so rows are multiplied in blocks of another length.
+    weight, x = states(1100, 1024, 1) / 32, states(401, 1024)
+    with computing(path):
+        made = linear(weight, None, precision=precision, activation="gelu", makes_ready=True)
+        whole, parts = made(x), [made(x[begin : begin + 50]) for begin in range(0, 401, 50)]
+    pieces = [one if isinstance(one, Quantised) else (one,) for one in (whole, *parts)]
+    for tensors in zip(*pieces, strict=True):
+        assert torch.equal(tensors[0], torch.cat(tensors[1:]))
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_quantised_states_are_near_and_keep_zeros(path: str) -> None:
     x = torch.cat(

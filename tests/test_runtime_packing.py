@@ -23,12 +23,19 @@ def rows_of(lengths: list[int]) -> Rows:
     return Rows.of([np.arange(start, start + length) for start, length in zip(starts, lengths, strict=False)])
 
 
-@given(LENGTHS, st.integers(1, 200))
+def test_tiles_get_smaller_towards_the_end() -> None:
+    sizes = [len(tile.tokens) for tile in tiles(rows_of([20] * 400), most=1000, least=100, shares=4)]
+    assert sizes[:5] == [1000] * 5
+    assert sizes[5:] == sorted(sizes[5:], reverse=True)
+    assert sizes[-1] <= 100 < sizes[6] < 1000
+
+
+@given(LENGTHS, st.integers(1, 200), st.integers(1, 9))
 @settings(max_examples=200, deadline=None)
-def test_every_row_lies_whole_in_exactly_one_tile(lengths: list[int], most: int) -> None:
+def test_every_row_lies_whole_in_exactly_one_tile(lengths: list[int], most: int, shares: int) -> None:
     rows = rows_of(lengths)
     found: dict[int, NDArray[np.int32]] = {}
-    for tile in tiles(rows, most=most):
+    for tile in tiles(rows, most=most, least=20, shares=shares):
         assert len(tile.tokens) == tile.starts[-1]
         assert len(tile.tokens) <= most or len(tile.rows) == 1
         assert (np.diff(tile.starts, n=2) >= 0).all()

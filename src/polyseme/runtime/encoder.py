@@ -28,8 +28,9 @@ Vectors = NDArray[np.float32]
 TILES = {"cpu": 1024, "cuda": 32_768}
 """Tokens of a tile. On the processor their states stay in cache; measured, 256 lose 8 % to the calls between,
 and above 1024 nothing is won. A GPU wants many."""
-_SMALLEST, _SHARES = 256, 8
-"""Few tokens are cut into so many tiles, none below this size, so that no worker waits long for another."""
+_SMALLEST, _SHARES = 256, {"cpu": 8}
+"""A tile is one of so many parts of the tokens that are left, none below this size; on a GPU, which is one
+worker, it takes what it can."""
 
 
 @dataclass(frozen=True)
@@ -119,13 +120,13 @@ class CompiledEncoder:
                 f"a row has {longest} tokens but this model reads at most {most} "
                 "(max_position_embeddings); cut or split the texts"
             )
-        even = -(-len(rows.input_ids) // _SHARES)
 
         def work(tile: Tile) -> None:
             with torch.inference_mode():
                 take(tile, self._layers(rows, tile, numbers))
 
-        self._workers.each(work, list(tiles(rows, most=min(self._most, max(even, _SMALLEST)))))
+        shares = _SHARES.get(self.device.type, 1)
+        self._workers.each(work, list(tiles(rows, most=self._most, least=_SMALLEST, shares=shares)))
 
     def _layers(self, rows: Rows, tile: Tile, numbers: tuple[int, ...]) -> list[Tensor]:
         count, size = len(tile.tokens), self._size(len(tile.tokens))

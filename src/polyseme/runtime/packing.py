@@ -65,11 +65,12 @@ class Tile:
     """Where each row begins in the tile, and where the last one ends: `[rows + 1]`."""
 
 
-def tiles(rows: Rows, *, most: int) -> Iterator[Tile]:
+def tiles(rows: Rows, *, most: int, least: int = 1, shares: int = 1) -> Iterator[Tile]:
     """All rows, each once, in tiles of at most `most` tokens; a longer row has one of its own.
 
-    The longest come first: that shows at once whether the memory suffices, and leaves the small work for
-    the end, when one worker may have to wait for another.
+    The longest come first: that shows at once whether the memory suffices. A tile has one of `shares` parts
+    of the tokens that are left, though not fewer than `least`: towards the end they get smaller, so that no
+    worker waits long for another. How many workers there are decides nothing.
     """
     if len(rows) == 1:  # One text: nothing to sort.
         yield Tile(np.zeros(1, dtype=np.int64), np.arange(len(rows.input_ids)), rows.starts)
@@ -79,7 +80,8 @@ def tiles(rows: Rows, *, most: int) -> Iterator[Tile]:
     ends = np.cumsum(lengths[order])
     stop = len(order)
     while stop:
-        before = int(ends[stop - 1]) - most
+        left = int(ends[stop - 1])
+        before = left - min(most, max(-(-left // shares), least))
         start = min(int(np.searchsorted(ends, before, side="left")) + 1 if before > 0 else 0, stop - 1)
         yield _tile(rows, order[start:stop], lengths[order[start:stop]])
         stop = start

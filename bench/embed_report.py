@@ -231,5 +231,5 @@ def _panel(panel: Any, results: list[Result]) -> None:
     panel.set_xlabel("length of the texts (tokens, about)")
     panel.set_ylabel("tokens per second")
     panel.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    panel.margins(y=0.12)
+    panel.margins(y=0.2)
     panel.spines[["top", "right"]].set_visible(False)

@@ -11,6 +11,7 @@ INLINE void normalise(const float *x, float *y, long size, int kind, const float
     if (kind == LAYER_NORM) {
         vf sums[4] = {};
         for (i = 0; i + 4 * WIDTH <= size; i += 4 * WIDTH) EACH(j, 4) sums[j] += load(x + i + j * WIDTH);
+        for (; i + WIDTH <= size; i += WIDTH) sums[0] += load(x + i);
         mean = added_up(joined_sums(sums));
         for (; i < size; i++) mean += x[i];
         mean /= size;
@@ -20,6 +21,10 @@ INLINE void normalise(const float *x, float *y, long size, int kind, const float
             const vf away = load(x + i + j * WIDTH) - mean;
             squares[j] += away * away;
         }
+    for (; i + WIDTH <= size; i += WIDTH) {
+        const vf away = load(x + i) - mean;
+        squares[0] += away * away;
+    }
     float square = added_up(joined_sums(squares));
     for (; i < size; i++) square += (x[i] - mean) * (x[i] - mean);
     scale = 1.0f / sqrtf(square / size + eps);

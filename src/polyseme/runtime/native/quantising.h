@@ -7,6 +7,10 @@ INLINE void quantise_row(const float *x, long size, uint8_t *values, float *scal
             low[j] = smaller(low[j], load(x + i + j * WIDTH));
             high[j] = larger(high[j], load(x + i + j * WIDTH));
         }
+    for (; i + WIDTH <= size; i += WIDTH) {
+        low[0] = smaller(low[0], load(x + i));
+        high[0] = larger(high[0], load(x + i));
+    }
     float lowest = -largest(-smaller(low[0], low[1])), highest = largest(larger(high[0], high[1]));
     for (; i < size; i++) {
         lowest = x[i] < lowest ? x[i] : lowest;

@@ -27,7 +27,7 @@ RESIDUAL: dict[Literal["after", "before"], dict[Precision, torch.dtype]] = {
 """The type of the sum that runs through all layers, by where the norms stand: where none of them brings it
 back to its size, a short float would lose what the last layers add."""
 LEVELS = 255
-"""Steps between a token's lowest and highest number; kernels for older processors take fewer."""
+"""Steps between a token's lowest and highest number."""
 
 
 class Quantised(NamedTuple):
@@ -70,10 +70,22 @@ def quantise(states: Tensor) -> Quantised:
     return Quantised(values.to(torch.uint8), scales, zeros.to(torch.int32))
 
 
-def quantise_rows(weight: Tensor, largest: int = 127) -> tuple[Tensor, Tensor]:
-    """Each row of a weight to whole numbers of at most `largest`: the numbers (float32), a scale for each."""
+def quantise_rows(weight: Tensor, pair_limit: int | None = None) -> tuple[Tensor, Tensor]:
+    """Each row of a weight `[out, in]` to whole numbers of at most 127 (float32), and a scale for each row.
+
+    With `pair_limit`, for processors that add two products before they widen the sum, numbers 2i and 2i + 1
+    of a row come to at most that together where their signs are equal; a row's scale is larger only where
+    its own pairs ask for it. `in` must be even then.
+    """
     weight = weight.detach().float()
-    scales = (weight.abs().amax(dim=1) / largest).clamp(min=torch.finfo(torch.float32).tiny)
+    steps = weight.abs().amax(dim=1) / 127
+    if pair_limit is not None:
+        # Of one sign together, or the larger alone: neither product may leave the sixteen bits.
+        pairs = weight.reshape(len(weight), -1, 2)
+        together = torch.maximum(pairs.clamp(min=0).sum(dim=-1), -pairs.clamp(max=0).sum(dim=-1)).amax(dim=1)
+        # A hair less than the limit: two halves that are both rounded up would else pass it.
+        steps = torch.maximum(steps, together / (pair_limit - 2**-8))
+    scales = steps.clamp(min=torch.finfo(torch.float32).tiny)
     return torch.round(weight / scales[:, None]), scales
 
 
@@ -94,7 +106,7 @@ def kernels(device: torch.device) -> Library | None:
 
 
 class NativeQuantise:
-    """`quantise` by the compiled kernels, with as many levels as their products can take."""
+    """`quantise` by the compiled kernels."""
 
     def __init__(self, native: Library) -> None:
         self.native = native

@@ -32,7 +32,7 @@ SECONDS = 120
 _UP_TO: dict[str, tuple[str, ...]] = {
     "SSE41": ("-mno-avx",),
     "AVX": ("-mno-avx2", "-mno-fma"),
-    "AVX2": ("-mno-avx512f",),
+    "AVX2": ("-mno-avx512f", "-DNO_BYTE_DOT"),  # Older compilers do not know the name of AVX-VNNI.
     "AVX2_VNNI": ("-mno-avx512f",),
     "AVX2_VNNI_2": ("-mno-avx512f",),
     "AVX512_CORE": ("-mno-avx512vnni", "-mno-avx512bf16"),

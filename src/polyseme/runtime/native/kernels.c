@@ -26,8 +26,15 @@
 
 int native_columns(void) { return COLUMNS; }
 
-int native_levels(void) { return LEVELS; }
-int native_largest_weight(void) { return LARGEST; }
+/* How far two neighbouring weights of one sign may be from 0 together; 0: as far as their bytes reach. Older
+ * instructions add two products in sixteen bits, into which 255 · 128 fits. */
+int native_pair_limit(void) {
+#if defined(HAS_BYTE_DOT)
+    return 0;
+#else
+    return 32767 / LEVELS;
+#endif
+}
 
 int native_has_bf16(void) {
 #if defined(HAS_BF16_DOT)

@@ -62,8 +62,7 @@ class Library:
     def __init__(self, path: str) -> None:
         self._library = ctypes.CDLL(path)
         self.columns = int(self._library.native_columns())
-        self.levels = int(self._library.native_levels())
-        self.largest_weight = int(self._library.native_largest_weight())
+        self.pair_limit = int(self._library.native_pair_limit()) or None
         self.vector_bits = int(self._library.native_vector_bits())
         self.has_bf16 = bool(self._library.native_has_bf16())
         self.has_byte_dot = bool(self._library.native_has_byte_dot())

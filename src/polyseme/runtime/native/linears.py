@@ -42,7 +42,7 @@ class NativeLinear:
         self.makes_quantised = makes_ready and precision == "int8"
         numbers, scales = weight.detach(), None
         if precision == "int8":
-            numbers, scales = quantise_rows(weight, native.largest_weight)
+            numbers, scales = quantise_rows(weight, native.pair_limit)
         fill = -self.columns % native.columns
         self.scales = None if scales is None else F.pad(scales, (0, fill))
         self.sums = None if scales is None else F.pad(numbers.sum(dim=1), (0, fill))

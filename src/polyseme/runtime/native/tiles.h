@@ -65,28 +65,33 @@ static __attribute__((noinline)) void tile_bf16(int m, int vectors, const uint16
 #endif
 
 /* Four products of a byte (0 to LEVELS) and a signed byte added to each 32-bit sum. */
-#if defined(HAS_BYTE_DOT)
+#if VECTOR == 64
 typedef __m512i sum_t;
+#define QUAD(x) _mm512_set1_epi32(x)
+#define FETCH(p) _mm512_loadu_si512(p)
+#define DOT_IN_TWO_STEPS(sum, x, w) \
+    _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(x, w), _mm512_set1_epi16(1)))
+#define DOT_NAME "vpdpbusd"
+#define DOT_REGISTER "v"
+#elif VECTOR == 32
+typedef __m256i sum_t;
+#define QUAD(x) _mm256_set1_epi32(x)
+#define FETCH(p) _mm256_loadu_si256((const __m256i *)(p))
+#define DOT_IN_TWO_STEPS(sum, x, w) \
+    _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)))
+#define DOT_NAME "%{vex%} vpdpbusd" /* AVX-VNNI's, in the older code for the first sixteen registers */
+#define DOT_REGISTER "x"
+#endif
+
+#if defined(HAS_BYTE_DOT)
 /* Written out, since gcc 12 copies both sums around each of its own. */
-INLINE __m512i dot_bytes(__m512i sum, __m512i x, __m512i w) {
-    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(w));
+INLINE sum_t dot_bytes(sum_t sum, sum_t x, sum_t w) {
+    __asm__(DOT_NAME " %2, %1, %0" : "+" DOT_REGISTER(sum) : DOT_REGISTER(x), DOT_REGISTER(w));
     return sum;
 }
 #define DOT(sum, x, w) dot_bytes(sum, x, w)
-#define QUAD(x) _mm512_set1_epi32(x)
-#define FETCH(p) _mm512_loadu_si512(p)
-#elif VECTOR == 64
-typedef __m512i sum_t;
-#define DOT(sum, x, w) \
-    _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(x, w), _mm512_set1_epi16(1)))
-#define QUAD(x) _mm512_set1_epi32(x)
-#define FETCH(p) _mm512_loadu_si512(p)
-#elif VECTOR == 32
-typedef __m256i sum_t;
-#define DOT(sum, x, w) \
-    _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)))
-#define QUAD(x) _mm256_set1_epi32(x)
-#define FETCH(p) _mm256_loadu_si256((const __m256i *)(p))
+#elif VECTOR > 16
+#define DOT(sum, x, w) DOT_IN_TWO_STEPS(sum, x, w)
 #else
 typedef vi sum_t;
 INLINE vi dot_bytes(vi sum, const uint8_t *x, const int8_t *w) {

@@ -23,7 +23,7 @@
 #define HAS_BF16_DOT 1
 #endif
 #endif
-#if VECTOR == 64 && defined(__AVX512VNNI__)
+#if (VECTOR == 64 && defined(__AVX512VNNI__)) || (VECTOR == 32 && defined(__AVXVNNI__) && !defined(NO_BYTE_DOT))
 #define HAS_BYTE_DOT 1
 #endif
 
@@ -42,15 +42,7 @@ enum { F32 = 0, BF16 = 1, U8 = 2 };
 enum { PLAIN, GELU, GELU_TANH, RELU, SILU, TANH };
 enum { NO_NORM, LAYER_NORM, RMS_NORM };
 
-#if defined(HAS_BYTE_DOT)
 #define LEVELS 255
-#define LARGEST 127
-#else
-/* Two products of a state and a weight must fit into the sixteen bits of older instructions: 2 · 204 · 80 is
-   32,640. The error of the sum is least near this ratio, for states lose more than weights by being rounded. */
-#define LEVELS 204
-#define LARGEST 80
-#endif
 
 INLINE vf load(const float *from) {
     vf v;

@@ -9,7 +9,7 @@ from runtime_paths import computing, needs_compiler
 from test_runtime_encoder import MOST, NETWORKS, ids_of, network
 
 from polyseme.devices import processor
-from polyseme.runtime import replays
+from polyseme.runtime import tapes
 from polyseme.runtime.encoder import CompiledEncoder, Reading, compiled
 from polyseme.runtime.packing import Rows
 from polyseme.runtime.states import Precision
@@ -18,7 +18,7 @@ pytestmark = needs_compiler
 COMPUTED_OTHERWISE = {"transformer-xl", "xlnet", "clusters of narrow rows"}
 """Attention by relative positions and clusters of rare tokens keep the plain network's own parts."""
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
-LENGTHS = ([1], [10], [MOST], [3, 1, 7], [10], [20, 20, 24], [1] * replays.MOST)
+LENGTHS = ([1], [10], [MOST], [3, 1, 7], [10], [20, 20, 24], [1] * tapes.MOST)
 
 
 @cache
@@ -62,7 +62,7 @@ def test_segments_and_none_are_recordings_apart() -> None:
 
 def test_more_tokens_than_there_is_room_for_are_read_in_the_usual_way() -> None:
     made, other = compiled(network("bert"), threads=1), usual("bert", "fp32", 1)
-    rows, reading = Rows.of(ids_of([MOST, replays.MOST - MOST + 1])), Reading((3,), pooling="mean")
+    rows, reading = Rows.of(ids_of([MOST, tapes.MOST - MOST + 1])), Reading((3,), pooling="mean")
     assert made.vectors(rows, reading).tobytes() == other.vectors(rows, reading).tobytes()
     assert recorded(made) == []
 

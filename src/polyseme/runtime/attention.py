@@ -18,6 +18,9 @@ from polyseme.runtime.states import PLAIN, Precision, Ready, as_plain, kernels, 
 LARGEST_HEAD, HEAD_STEP = 256, 8
 """Heads that torch's kernel for rows of any length reads: at most so many numbers, in whole steps."""
 
+_FEW = 512
+"""Tokens of a tile of which the longest row is not looked for."""
+
 Attention = Callable[[Tensor, Tensor], Ready]
 """The product `[tokens, 3 · inner]` of the fused linear, and `starts` `[rows + 1]`, to `[tokens, inner]`."""
 
@@ -119,8 +122,9 @@ class VarlenAttention:
     def __call__(self, product: Tensor, starts: Tensor) -> Ready:
         from torch.nn.attention.varlen import varlen_attn
 
-        lengths = starts.diff()
-        longest, edges = int(lengths.max()), starts.to(torch.int32)
+        lengths, edges = starts.diff(), starts.to(torch.int32)
+        # The kernel is told a bound. For few tokens it is their number, so that nobody waits for the card.
+        longest = len(product) if len(product) <= _FEW else int(lengths.max())
         split = product.view(len(product), 3, self.num_heads, self.head_size)
         query, key, value = split.unbind(dim=1)  # each [tokens, num_heads, head_size]
         if self.tables is not None:
@@ -138,7 +142,7 @@ class VarlenAttention:
 @functools.cache
 def varlen_works(device: torch.device) -> bool:
     """Whether torch's kernel for rows of any length is there and answers rightly."""
-    if device.type == "cpu":
+    if device.type in ("cpu", "meta"):
         return False
     choices, starts = AttentionChoices(1, HEAD_STEP, 0.5), torch.tensor([0, 1, 4], device=device)
     product = torch.linspace(-2, 2, 4 * 3 * HEAD_STEP, device=device).view(4, -1).to(torch.bfloat16)

@@ -13,14 +13,16 @@ from torch import Tensor, nn
 from polyseme.devices import usable_cores
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Transformer
+from polyseme.runtime.graphs import Graphs
 from polyseme.runtime.layers import compiled_stack
 from polyseme.runtime.linears import Linear
 from polyseme.runtime.native.linears import multiplies
 from polyseme.runtime.packing import Numbers, Rows, Tile, filled, starts_of, tiles
 from polyseme.runtime.parts import compiled_embeddings, compiled_linear
 from polyseme.runtime.pooling import pool_rows
-from polyseme.runtime.replays import Replays
+from polyseme.runtime.replays import Recorder, Replays, Told
 from polyseme.runtime.states import Precision, Ready, kernels, plain
+from polyseme.runtime.tapes import Tapes
 from polyseme.runtime.workers import Workers
 
 Vectors = NDArray[np.float32]
@@ -65,14 +67,18 @@ class CompiledEncoder:
         self.config, self.precision, self.device = backbone.config, precision, device
         self._most = most
         native = kernels(device)
+        is_native = multiplies(native, precision)
         # Our own kernels take any number of tokens alike.
-        self._size: Callable[[int], int] = int if multiplies(native, precision) else filled
+        self._size: Callable[[int], int] = int if is_native else filled
         self._workers = Workers(threads if device.type == "cpu" else 1, native.share if native else None)
         self._embed = compiled_embeddings(backbone, precision)
         self._stack = compiled_stack(backbone, precision)
         self._pooler = POOLERS[backbone.config.pooler](backbone)
         self._places = PLACES.get(backbone.config.positions, _nowhere)(backbone.config)
-        self._replays = Replays(native, self._read) if native and multiplies(native, precision) else None
+        recorder: Recorder | None = Tapes(native) if native and is_native else None
+        if device.type == "cuda":
+            recorder = Graphs(device)
+        self._replays = Replays(self._read, recorder) if recorder else None
 
     def width(self, reading: Reading) -> int:
         """Numbers in a vector of this reading."""
@@ -149,7 +155,7 @@ class CompiledEncoder:
         kinds[: len(tile.tokens)] = rows.token_type_ids[tile.tokens]
         return kinds
 
-    def _read(self, told: list[Tensor | None], starts: Tensor, numbers: tuple[int, ...]) -> list[Tensor]:
+    def _read(self, told: Told, starts: Tensor, numbers: tuple[int, ...]) -> list[Tensor]:
         ids, places, segments = told
         assert ids is not None
         around = self._stack.around(ids, starts.to(self.device), segments)

@@ -1,110 +1,68 @@
-"""The kernels for one short text, recorded at first use and called again by a single call.
+"""The network's calls for a few tokens, recorded at first use and from then on made again by a single call.
 
-Of the time that a small network takes for ten tokens half lies between its kernels: in Python, in finding
-memory for results, in threads that have gone to sleep meanwhile. Graphics cards have captured graphs for
-that; this is the same for the processor. The kernels and their numbers are those of every other tile, so the
-bytes are the same too.
+Of the time that a small network takes for ten tokens half lies between its calls: in Python, in finding
+memory for results, in threads that have gone to sleep meanwhile, and on a graphics card in starting some
+hundred small kernels. Who records decides what is recorded: tapes of our own kernels on the processor
+(`tapes.py`), captured graphs on a card (`graphs.py`).
 """
 
 import threading
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
-
-from polyseme.runtime.native.library import Library, Tape
-
-MOST = 64
-"""Tokens for which memory is kept: all results of all layers, for all-MiniLM-L6-v2 in float32 7 MB."""
 
 Told = list[Tensor | None]
 """Ids, places and segments of packed tokens, int64, `[tokens]` each."""
-Read = Callable[[Told, Tensor, tuple[int, ...]], list[Tensor]]
-"""What is told, the rows' starts and the numbers of layers to the layers' states."""
+
+
+class Read(Protocol):
+    """The usual way."""
+
+    def __call__(self, told: Told, starts: Tensor, numbers: tuple[int, ...], /) -> list[Tensor]:
+        """What is told, the rows' starts and the numbers of layers to the layers' states."""
+
+
+class Recording(Protocol):
+    """Calls that can be made again for other tokens, with the memory that they read and write."""
+
+    def play(self, told: Told, starts: Tensor) -> list[Tensor]:
+        """The states of the tokens that are told, `[tokens, hidden_size]` each, copied out."""
+
+
+class Recorder(Protocol):
+    """How a network's calls are recorded on a device."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Numbers of tokens for which memory is kept, the lowest first: each serves all below it."""
+
+    def record(self, read: Read, told: Told, numbers: tuple[int, ...], size: int) -> Recording | None:
+        """A recording for up to `size` tokens of which as much is told; None where it cannot be made."""
 
 
 class Replays:
-    """`read` for at most `MOST` tokens, by a recording of its kernels; safe to call from several threads."""
+    """`read` for a few tokens, by recordings; safe to call from several threads."""
 
-    def __init__(self, native: Library, read: Read) -> None:
-        self._native, self._read = native, read
-        self._recordings: dict[Any, _Recording | None] = {}
+    def __init__(self, read: Read, recorder: Recorder) -> None:
+        self._read, self._recorder = read, recorder
+        self._recordings: dict[Any, Recording | None] = {}
         self._one_at_a_time = threading.Lock()
 
     def __call__(self, told: Told, starts: Tensor, numbers: tuple[int, ...]) -> list[Tensor] | None:
         """The states, `[tokens, hidden_size]` each.
 
-        None where they have to be read in the usual way: for more tokens, for a network that needs more than
-        kernels, or while another thread plays.
+        None where they have to be read in the usual way: for more tokens, for a network whose calls cannot be
+        recorded, or while another thread plays.
         """
         tokens = len(told[0]) if told[0] is not None else 0
-        if not 0 < tokens <= MOST or not self._one_at_a_time.acquire(blocking=False):
+        size = next((size for size in self._recorder.sizes if size >= tokens), None)
+        if not tokens or size is None or not self._one_at_a_time.acquire(blocking=False):
             return None
         try:
-            key = (numbers, *(one is None for one in told))
+            key = (size, numbers, *(one is None for one in told))
             if key not in self._recordings:
-                self._recordings[key] = self._recorded(told, numbers)
+                self._recordings[key] = self._recorder.record(self._read, told, numbers, size)
             recording = self._recordings[key]
             return None if recording is None else recording.play(told, starts)
         finally:
             self._one_at_a_time.release()
-
-    def _recorded(self, told: Told, numbers: tuple[int, ...]) -> "_Recording | None":
-        """Read rows of one token, which every network can; None if anything but kernels computed."""
-        room = [None if one is None else torch.zeros(MOST, dtype=torch.int64) for one in told]
-        starts = torch.arange(MOST + 1)
-        tape, watch = Tape(), _Watch()
-        with self._native.recording(tape), watch:
-            states = self._read(room, starts, numbers)
-        return None if watch.others else _Recording(self._native, tape, room, starts, states)
-
-
-class _Recording:
-    """A tape with the places at which it reads its input and leaves its results."""
-
-    def __init__(self, native: Library, tape: Tape, room: Told, starts: Tensor, states: list[Tensor]) -> None:
-        self.native, self.tape, self.states = native, tape, states
-        self.words: NDArray[np.int64] = np.stack(tape.words)
-        self.room = [(place, one) for place, one in enumerate(room) if one is not None]
-        self.starts = starts
-
-    def play(self, told: Told, starts: Tensor) -> list[Tensor]:
-        """The states for other tokens, copied out."""
-        tokens = 0
-        for place, one in self.room:
-            given = told[place]
-            assert given is not None
-            tokens = len(given)
-            one[:tokens] = given
-        self.starts[: len(starts)] = starts
-        self.native.replay(self.words, tokens=tokens, rows=len(starts) - 1)
-        return [states[:tokens].clone() for states in self.states]
-
-
-class _Watch(TorchFunctionMode):
-    """Notes whether torch computes anything itself: a recording would miss it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.others: set[str] = set()
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        is_view = func in VIEWS and _memory(result) == _memory(args[0])
-        if isinstance(result, Tensor) and func not in MEMORY and not is_view:
-            self.others.add(str(func))
-        return result
-
-
-MEMORY = {torch.empty, torch.empty_like, Tensor.new_empty, torch.ones, torch.zeros}
-"""torch's calls that find memory, or fill it with what never changes."""
-VIEWS = {Tensor.to, Tensor.contiguous, Tensor.__getitem__}
-"""Those that compute nothing where their result is the memory that they were given, or a part of it."""
-
-
-def _memory(of: Tensor) -> int:
-    return of.untyped_storage().data_ptr()

@@ -2,9 +2,12 @@
 
 #if defined(HAS_BF16_DOT)
 #define SHORT BF16
+#elif defined(HAS_WORDS)
+#define SHORT I16 /* whole numbers made of bfloat16, which is multiplied no faster than float32 here */
 #else
 #define SHORT F32
 #endif
+#define WORTH_WORDS 16 /* tokens of a row below which making whole numbers takes longer than they save */
 #define WORTH_SHARING 32 /* tokens of a row below which its heads are not divided among threads */
 
 /* A head's queries or keys of one row, turned by their places (cosines NULL: as they are). */
@@ -103,14 +106,14 @@ INLINE void pack_values(void *to, int type, int from, const void *values, long l
             }
             continue;
         }
+        uint16_t *panel = (uint16_t *)to + begin * padded;
 #if VECTOR == 64
-        __m512i order = _mm512_set_epi32(0x002f000f, 0x002e000e, 0x002d000d, 0x002c000c, 0x002b000b,
+        const __m512i order = _mm512_set_epi32(0x002f000f, 0x002e000e, 0x002d000d, 0x002c000c, 0x002b000b,
                                          0x002a000a, 0x00290009, 0x00280008, 0x00270007, 0x00260006,
                                          0x00250005, 0x00240004, 0x00230003, 0x00220002, 0x00210001,
                                          0x00200000);
         const __m512i upper = _mm512_add_epi16(order, _mm512_set1_epi16(16));
         const __mmask32 there = count == 32 ? ~(__mmask32)0 : ((__mmask32)1 << count) - 1;
-        uint16_t *panel = (uint16_t *)to + begin * padded;
         for (long t = 0; t < padded; t += 2, panel += 2 * COLUMNS) {
             const uint16_t *x = (const uint16_t *)values + t * stride + begin;
             __m512i one = _mm512_maskz_loadu_epi16(t < length ? there : 0, x);
@@ -118,6 +121,11 @@ INLINE void pack_values(void *to, int type, int from, const void *values, long l
             _mm512_storeu_si512(panel, _mm512_permutex2var_epi16(one, order, two));
             _mm512_storeu_si512(panel + COLUMNS, _mm512_permutex2var_epi16(one, upper, two));
         }
+#else
+        for (long t = 0; t < padded; t++, panel += t % 2 ? 0 : 2 * COLUMNS)
+            for (long i = 0; i < COLUMNS; i++)
+                panel[2 * i + t % 2] =
+                    t < length && i < count ? ((const uint16_t *)values)[t * stride + begin + i] : 0;
 #endif
     }
 }
@@ -154,11 +162,13 @@ INLINE float soften(float *scores, void *to, int type, int is_short, long first,
     return added_up(sum);
 }
 
-/* One head of one row. `queries` lie as rows, keys and values packed; `padded` is a whole number of vectors. */
+/* One head of one row. `queries` lie as rows, keys and values packed; `padded` is a whole number of vectors. In
+ * whole numbers (I16) a value's step is worth `unit`; the largest share becomes the largest word, or less where all
+ * shares together would make a sum of products that passes 32 bits. */
 INLINE void attend_head(int type, int is_short, long length, long padded, long size, long wide, const void *queries,
-                        long query_stride, const void *keys, const void *values, float scale, int causal,
-                        long reach, const float *bias, float *scores, void *shares, void *out, int out_type,
-                        long out_stride) {
+                        long query_stride, const void *keys, const void *values, float scale, float unit,
+                        int causal, long reach, const float *bias, float *scores, void *shares, void *out,
+                        int out_type, long out_stride) {
     float tile[ROWS * COLUMNS] __attribute__((aligned(64)));
     for (long begin = 0; begin < length; begin += ROWS) {
         const int m = length - begin < ROWS ? (int)(length - begin) : ROWS;
@@ -176,8 +186,19 @@ INLINE void attend_head(int type, int is_short, long length, long padded, long s
             const long first = reach >= 0 && query - reach > 0 ? query - reach : 0;
             long last = reach >= 0 && query + reach + 1 < length ? query + reach + 1 : length;
             if (causal && query + 1 < last) last = query + 1;
-            inverses[i] = 1.0f / soften(scores + i * padded, (void *)at(shares, type, i * padded), type,
-                                        is_short, first, last, low, high, bias ? bias - query : NULL, scale);
+            float *own = scores + i * padded;
+            void *to = type == I16 ? (void *)own : (void *)at(shares, type, i * padded);
+            const float sum = soften(own, to, type == BF16 ? BF16 : F32, is_short, first, last, low, high,
+                                     bias ? bias - query : NULL, scale);
+            inverses[i] = unit / sum;
+#if defined(HAS_WORDS)
+            if (type == I16) {
+                const float most = 2147483520.0f / LARGEST_VALUE - 0.5f * padded; /* less what rounding may add */
+                const float factor = fminf(LARGEST_WORD, most / sum);
+                words_of((int16_t *)shares + i * padded + low, own + low, high - low, factor);
+                inverses[i] /= factor;
+            }
+#endif
         }
         for (long column = 0; column < wide; column += COLUMNS) {
             const long count = size - column < COLUMNS ? size - column : COLUMNS;
@@ -209,12 +230,13 @@ typedef struct {
 } Gathering;
 
 /* Bytes of one thread's scratch for rows of up to `longest` tokens, all its parts side by side. */
-enum { TURNING, PLAIN_ONE, QUERIES, KEYS, VALUES, SCORES, SHARES, SCRATCHES };
+enum { TURNING, PLAIN_ONE, PLAIN_TWO, QUERIES, KEYS, VALUES, SCORES, SHARES, SCRATCHES };
 static size_t scratch_of(const Gathering *g, long longest, size_t places[SCRATCHES]) {
     const long wide = (g->size + COLUMNS - 1) / COLUMNS * COLUMNS;
     const long room = (longest + COLUMNS - 1) / COLUMNS * COLUMNS;
-    const long numbers[SCRATCHES] = {longest * g->size, longest * g->size, longest * g->size, room * g->size,
-                                     room * wide,       ROWS * room,       ROWS * room};
+    const long plain = longest * g->size;
+    const long numbers[SCRATCHES] = {plain,           plain,       plain,       plain,
+                                     room * g->size, room * wide, ROWS * room, ROWS * room};
     size_t total = 0;
     for (int i = 0; i < SCRATCHES; i++) {
         places[i] = total;
@@ -223,19 +245,55 @@ static size_t scratch_of(const Gathering *g, long longest, size_t places[SCRATCH
     return total;
 }
 
+#if defined(HAS_WORDS)
+/* A head's queries, keys or values as words that lie together, `most` for the largest; what a step is worth. */
+INLINE float to_words(const Gathering *g, void *to, const void *from, int turns, float most, float *turning) {
+    const long stride = 3 * g->heads * g->size, numbers = g->length * g->size;
+    float largest;
+    if (turns && g->cosines) {
+        turned(turning, from, BF16, g->length, stride, g->size, g->cosines, g->sines);
+        words_of(to, turning, numbers, most / (largest = largest_size(turning, numbers)));
+    } else {
+        largest = largest_bf16(from, g->length, stride, g->size);
+        words_of_bf16(to, from, g->length, stride, g->size, most / largest);
+    }
+    return largest / most;
+}
+#endif
+
 /* One head of the row that is being read. */
 static void gather(const Gathering *g, long head, char *scratch, const size_t places[SCRATCHES]) {
     const long size = g->size, inner = g->heads * size, stride = 3 * inner, length = g->length;
     const long wide = (size + COLUMNS - 1) / COLUMNS * COLUMNS, padded = (length + WIDTH - 1) / WIDTH * WIDTH;
-    const int from = g->product_type, type = from == BF16 && size % 2 == 0 ? SHORT : F32;
-    const int to_type = g->out_type == U8 ? F32 : g->out_type;
+    const int from = g->product_type, is_even = size % 2 == 0;
+    const int is_short = from == BF16 && is_even && (SHORT != I16 || length >= WORTH_WORDS);
+    const int type = is_short ? SHORT : F32, to_type = g->out_type == U8 ? F32 : g->out_type;
     float *turning = (float *)(scratch + places[TURNING]), *scores = (float *)(scratch + places[SCORES]);
     void *plain = scratch + places[PLAIN_ONE], *queries = scratch + places[QUERIES];
     void *keys = scratch + places[KEYS], *values = scratch + places[VALUES], *shares = scratch + places[SHARES];
     const void *query = at(g->product, from, g->begin * stride + head * size);
     const void *key = at(query, from, inner), *value = at(query, from, 2 * inner);
+    const float *bias = g->distances ? g->distances + head * (2 * g->most - 1 + COLUMNS) + g->most - 1 : NULL;
+    void *place = (void *)at(g->to, to_type, head * size);
     long query_stride = stride;
-    if (!g->cosines && size % 2 == 0) { /* keys can be read where they lie */
+#define ATTEND(type, is_short, scale, unit)                                                                     \
+    attend_head(type, is_short, length, padded, size, wide, query, query_stride, keys, values, scale, unit,      \
+                g->causal, g->reach, bias, scores, shares, place, to_type, inner)
+#if defined(HAS_WORDS)
+    if (type == I16) {
+        /* As large as sums of `size` products can be in 32 bits. */
+        const float most = fminf(LARGEST_WORD, floorf(sqrtf(2147483520.0f / size)));
+        const float of_query = to_words(g, queries, query, 1, most, turning);
+        const float of_key = to_words(g, plain, key, 1, most, turning);
+        const float of_value = to_words(g, scratch + places[PLAIN_TWO], value, 0, LARGEST_VALUE, turning);
+        pack_keys(keys, I16, I16, plain, length, padded, size, size);
+        pack_values(values, I16, I16, scratch + places[PLAIN_TWO], length, padded, size, size, wide);
+        query = queries, query_stride = size;
+        ATTEND(I16, 1, g->scale * of_query * of_key, of_value);
+        return;
+    }
+#endif
+    if (!g->cosines && is_even) { /* keys can be read where they lie */
         pack_keys(keys, type, from, key, length, padded, stride, size);
     } else {
         turned(turning, key, from, length, stride, size, g->cosines, g->sines);
@@ -245,18 +303,14 @@ static void gather(const Gathering *g, long head, char *scratch, const size_t pl
     if (g->cosines || type != from) {
         turned(turning, query, from, length, stride, size, g->cosines, g->sines);
         write_row(queries, type, turning, length * size);
-        query = queries;
-        query_stride = size;
+        query = queries, query_stride = size;
     }
     pack_values(values, type, from, value, length, padded, stride, size, wide);
-    const float *bias = g->distances ? g->distances + head * (2 * g->most - 1 + COLUMNS) + g->most - 1 : NULL;
-    void *place = (void *)at(g->to, to_type, head * size);
     if (type == F32)
-        attend_head(F32, from == BF16, length, padded, size, wide, query, query_stride, keys, values, g->scale,
-                    g->causal, g->reach, bias, scores, shares, place, to_type, inner);
+        ATTEND(F32, from == BF16, g->scale, 1.0f);
     else
-        attend_head(BF16, 1, length, padded, size, wide, query, query_stride, keys, values, g->scale,
-                    g->causal, g->reach, bias, scores, shares, place, to_type, inner);
+        ATTEND(BF16, 1, g->scale, 1.0f);
+#undef ATTEND
 }
 
 static void gather_part(void *work, long part, long parts) {

@@ -15,6 +15,7 @@
 #include "functions.h"
 #include "quantising.h"
 #include "tiles.h"
+#include "words.h"
 
 #include "norms.h"
 #include "linears.h"

@@ -38,7 +38,7 @@ typedef int32_t vi __attribute__((vector_size(VECTOR)));
 typedef uint32_t vu __attribute__((vector_size(VECTOR)));
 typedef uint16_t vh __attribute__((vector_size(VECTOR / 2)));
 
-enum { F32 = 0, BF16 = 1, U8 = 2 };
+enum { F32 = 0, BF16 = 1, U8 = 2, I16 = 3 };
 enum { PLAIN, GELU, GELU_TANH, RELU, SILU, TANH };
 enum { NO_NORM, LAYER_NORM, RMS_NORM };
 
@@ -148,7 +148,7 @@ INLINE vf load_as(const void *from, int type) { return type == F32 ? load(from) 
 /* Four sums side by side, so that none waits for the one before. */
 INLINE vf joined_sums(const vf sums[4]) { return (sums[0] + sums[1]) + (sums[2] + sums[3]); }
 
-INLINE int size_of(int type) { return type == F32 ? 4 : type == BF16 ? 2 : 1; }
+INLINE int size_of(int type) { return type == F32 ? 4 : type == U8 ? 1 : 2; }
 
 INLINE const void *at(const void *base, int type, long place) { return (const char *)base + place * size_of(type); }
 

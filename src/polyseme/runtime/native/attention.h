@@ -249,14 +249,14 @@ static size_t scratch_of(const Gathering *g, long longest, size_t places[SCRATCH
 /* A head's queries, keys or values as words that lie together, `most` for the largest; what a step is worth. */
 INLINE float to_words(const Gathering *g, void *to, const void *from, int turns, float most, float *turning) {
     const long stride = 3 * g->heads * g->size, numbers = g->length * g->size;
-    float largest;
     if (turns && g->cosines) {
         turned(turning, from, BF16, g->length, stride, g->size, g->cosines, g->sines);
-        words_of(to, turning, numbers, most / (largest = largest_size(turning, numbers)));
-    } else {
-        largest = largest_bf16(from, g->length, stride, g->size);
-        words_of_bf16(to, from, g->length, stride, g->size, most / largest);
+        const float largest = largest_size(turning, numbers);
+        words_of(to, turning, numbers, most / largest);
+        return largest / most;
     }
+    const float largest = largest_bf16(from, g->length, stride, g->size);
+    words_of_bf16(to, from, g->length, stride, g->size, most / largest);
     return largest / most;
 }
 #endif

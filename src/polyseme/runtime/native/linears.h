@@ -61,6 +61,8 @@ typedef struct {
     int32_t *out_zeros;
 } Product;
 
+#define FEW_ROWS 64 /* of a text alone: no weight is near, since all others were read since it was last */
+
 /* Rows `begin` to `end` of the result, for the columns `first` to `last`. */
 static void multiply(const Product *p, long begin, long end, long first, long last) {
     float tile[ROWS * COLUMNS] __attribute__((aligned(64)));
@@ -69,8 +71,11 @@ static void multiply(const Product *p, long begin, long end, long first, long la
         const long count = last - column < COLUMNS ? last - column : COLUMNS;
         for (long row = begin; row < end; row += ROWS) {
             const int m = end - row < ROWS ? (int)(end - row) : ROWS;
-            tile_of(p->type, m, 2, at(p->states, p->type, row * p->depth), p->depth, panel, p->depth, tile,
-                    COLUMNS);
+            const void *states = at(p->states, p->type, row * p->depth);
+            if (p->type == U8 && p->tokens <= FEW_ROWS && row == begin)
+                tile_far_bytes(m, states, p->depth, panel, p->depth, tile);
+            else
+                tile_of(p->type, m, 2, states, p->depth, panel, p->depth, tile, COLUMNS);
             if (p->waiting)
                 finish(&p->ending, tile, m, row, column, count, p->waiting + (row - begin) * p->columns + column,
                        F32, p->columns, 1);

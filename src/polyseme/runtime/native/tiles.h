@@ -107,14 +107,16 @@ INLINE vi dot_bytes(vi sum, const uint8_t *x, const int8_t *w) {
 }
 #endif
 
+#define FAR_AHEAD 4096 /* bytes: a page of memory */
 #if VECTOR > 16
-#define TILE_BYTES(M, V)                                                             \
+#define BYTES_OF(M, V, AHEAD)                                                        \
     case CASE(M, V): {                                                               \
         sum_t sums[M][V];                                                            \
         EACH(i, M) EACH(j, V) sums[i][j] = (sum_t){};                                \
         for (long k = 0; k < depth; k += 4, panel += 4 * COLUMNS) {                  \
             sum_t right[V];                                                          \
             EACH(j, V) right[j] = FETCH(panel + 4 * j * WIDTH);                      \
+            if (AHEAD) EACH(j, V) __builtin_prefetch(panel + AHEAD + 4 * j * WIDTH); \
             EACH(i, M) {                                                             \
                 int32_t quad;                                                        \
                 memcpy(&quad, rows + i * stride + k, 4);                             \
@@ -126,7 +128,10 @@ INLINE vi dot_bytes(vi sum, const uint8_t *x, const int8_t *w) {
             store(to + i * to_stride + j * WIDTH, __builtin_convertvector((vi)sums[i][j], vf)); \
         return;                                                                      \
     }
+#define TILE_BYTES(M, V) BYTES_OF(M, V, 0)
+#define TILE_FAR_BYTES(M, V) BYTES_OF(M, V, FAR_AHEAD)
 #else
+#define TILE_FAR_BYTES(M, V) TILE_BYTES(M, V)
 #define TILE_BYTES(M, V)                                                             \
     case CASE(M, V): {                                                               \
         for (int i = 0; i < M; i++)                                                  \
@@ -171,6 +176,13 @@ static __attribute__((noinline)) void tile_bytes(int m, int vectors, const uint8
                                                  const int8_t *panel, long depth, float *to,
                                                  long to_stride) {
     switch (CASE(m, vectors)) { CASES(TILE_BYTES, 2) }
+}
+
+/* Likewise, for a panel that comes from afar: what follows it is asked for well ahead, across pages of memory. */
+static __attribute__((noinline)) void tile_far_bytes(int m, const uint8_t *rows, long stride,
+                                                     const int8_t *panel, long depth, float *to) {
+    const long to_stride = COLUMNS;
+    switch (CASE(m, 2)) { CASES(TILE_FAR_BYTES, 2) }
 }
 
 INLINE void tile_of(int type, int m, int vectors, const void *rows, long stride, const void *panel, long depth,

@@ -364,6 +364,8 @@ def test_a_reader_of_another_library_answers_with_its_spans(folder: Path, tmp_pa
         intermediate_size=16,
         max_position_embeddings=48,
     )
+    # Always the same weights: some would answer with a mark of punctuation, which counts as no answer.
+    torch.manual_seed(0)
     transformers.BertForQuestionAnswering(config).save_pretrained(tmp_path / "theirs")
     report = evaluate("reading-comprehension", folder / "dev.json", model=tmp_path / "theirs", threads=1)
     assert report["examples"] == 80

@@ -67,7 +67,7 @@ static __attribute__((noinline)) void tile_bf16(int m, int vectors, const uint16
 /* Four products of a byte (0 to LEVELS) and a signed byte added to each 32-bit sum. */
 #if VECTOR == 64
 typedef __m512i sum_t;
-#define QUAD(x) _mm512_set1_epi32(x)
+#define EVERYWHERE(x) _mm512_set1_epi32(x)
 #define FETCH(p) _mm512_loadu_si512(p)
 #define DOT_IN_TWO_STEPS(sum, x, w) \
     _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_maddubs_epi16(x, w), _mm512_set1_epi16(1)))
@@ -75,7 +75,7 @@ typedef __m512i sum_t;
 #define DOT_REGISTER "v"
 #elif VECTOR == 32
 typedef __m256i sum_t;
-#define QUAD(x) _mm256_set1_epi32(x)
+#define EVERYWHERE(x) _mm256_set1_epi32(x)
 #define FETCH(p) _mm256_loadu_si256((const __m256i *)(p))
 #define DOT_IN_TWO_STEPS(sum, x, w) \
     _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)))
@@ -109,27 +109,29 @@ INLINE vi dot_bytes(vi sum, const uint8_t *x, const int8_t *w) {
 
 #define FAR_AHEAD 4096 /* bytes: a page of memory */
 #if VECTOR > 16
-#define BYTES_OF(M, V, AHEAD)                                                        \
+/* Numbers of which `GROUP` fill 32 bits, multiplied and added up by `ADD`; `AHEAD` bytes on are asked for. */
+#define WHOLE_NUMBERS(M, V, GROUP, ADD, AHEAD)                                       \
     case CASE(M, V): {                                                               \
         sum_t sums[M][V];                                                            \
         EACH(i, M) EACH(j, V) sums[i][j] = (sum_t){};                                \
-        for (long k = 0; k < depth; k += 4, panel += 4 * COLUMNS) {                  \
+        for (long k = 0; k < depth; k += GROUP, panel += GROUP * COLUMNS) {          \
             sum_t right[V];                                                          \
-            EACH(j, V) right[j] = FETCH(panel + 4 * j * WIDTH);                      \
-            if (AHEAD) EACH(j, V) __builtin_prefetch(panel + AHEAD + 4 * j * WIDTH); \
+            EACH(j, V) right[j] = FETCH(panel + GROUP * j * WIDTH);                  \
+            if (AHEAD) EACH(j, V) __builtin_prefetch((const char *)(panel + GROUP * j * WIDTH) + AHEAD); \
             EACH(i, M) {                                                             \
-                int32_t quad;                                                        \
-                memcpy(&quad, rows + i * stride + k, 4);                             \
-                sum_t left = QUAD(quad);                                             \
-                EACH(j, V) sums[i][j] = DOT(sums[i][j], left, right[j]);             \
+                int32_t group;                                                       \
+                memcpy(&group, rows + i * stride + k, 4);                            \
+                sum_t left = EVERYWHERE(group);                                      \
+                EACH(j, V) sums[i][j] = ADD(sums[i][j], left, right[j]);             \
             }                                                                        \
         }                                                                            \
         EACH(i, M) EACH(j, V)                                                        \
             store(to + i * to_stride + j * WIDTH, __builtin_convertvector((vi)sums[i][j], vf)); \
         return;                                                                      \
     }
-#define TILE_BYTES(M, V) BYTES_OF(M, V, 0)
-#define TILE_FAR_BYTES(M, V) BYTES_OF(M, V, FAR_AHEAD)
+#define TILE_WORDS(M, V) WHOLE_NUMBERS(M, V, 2, dot_words, 0)
+#define TILE_BYTES(M, V) WHOLE_NUMBERS(M, V, 4, DOT, 0)
+#define TILE_FAR_BYTES(M, V) WHOLE_NUMBERS(M, V, 4, DOT, FAR_AHEAD)
 #else
 #define TILE_FAR_BYTES(M, V) TILE_BYTES(M, V)
 #define TILE_BYTES(M, V)                                                             \
@@ -146,25 +148,6 @@ INLINE vi dot_bytes(vi sum, const uint8_t *x, const int8_t *w) {
 #endif
 
 #if defined(HAS_BYTE_DOT)
-#define TILE_WORDS(M, V)                                                             \
-    case CASE(M, V): {                                                               \
-        sum_t sums[M][V];                                                            \
-        EACH(i, M) EACH(j, V) sums[i][j] = (sum_t){};                                \
-        for (long k = 0; k < depth; k += 2, panel += 2 * COLUMNS) {                  \
-            sum_t right[V];                                                          \
-            EACH(j, V) right[j] = FETCH(panel + 2 * j * WIDTH);                      \
-            EACH(i, M) {                                                             \
-                int32_t pair;                                                        \
-                memcpy(&pair, rows + i * stride + k, 4);                             \
-                sum_t left = QUAD(pair);                                             \
-                EACH(j, V) sums[i][j] = dot_words(sums[i][j], left, right[j]);       \
-            }                                                                        \
-        }                                                                            \
-        EACH(i, M) EACH(j, V)                                                        \
-            store(to + i * to_stride + j * WIDTH, __builtin_convertvector((vi)sums[i][j], vf)); \
-        return;                                                                      \
-    }
-
 static __attribute__((noinline)) void tile_words(int m, int vectors, const int16_t *rows, long stride,
                                                  const int16_t *panel, long depth, float *to,
                                                  long to_stride) {

@@ -45,7 +45,7 @@ BOTTOM: dict[str, tuple[str, ...]] = {
     "errors": (),
     "devices": (),
     "seeding": (),
-    "progress": (),
+    "progress": ("errors",),
     "protobuf": (),
     "records": ("errors",),
     "files": ("errors",),

@@ -6,7 +6,8 @@ import pytest
 
 from polyseme.cli import reporter
 from polyseme.cli.reporter import TerminalReporter, amount, duration, number
-from polyseme.progress import bar, reporting, say
+from polyseme.errors import PolysemeWarning
+from polyseme.progress import bar, reporting, say, warn
 
 
 class Terminal(io.StringIO):
@@ -67,3 +68,8 @@ def test_numbers_are_short_and_units_fit() -> None:
     assert [amount(x, "B") for x in (12, 3400, 5.6e6, 7.8e9)] == ["12 B", "3.4 kB", "5.6 MB", "7.8 GB"]
     assert [amount(x, "steps") for x in (1, 2.5, 12345.0)] == ["1 steps", "2.5 steps", "12,345 steps"]
     assert [duration(x) for x in (5, 65, 3725)] == ["5 s", "1 min 05 s", "1 h 02 min"]
+
+
+def test_what_the_user_should_know_is_a_warning_where_no_command_line_runs() -> None:
+    with pytest.warns(PolysemeWarning, match="cut at 512 tokens"):
+        warn("cut at 512 tokens")

@@ -17,6 +17,10 @@ class CheckpointError(PolysemeError):
     """A model, run or store on disk that is incomplete, damaged or of another kind."""
 
 
+class PolysemeWarning(UserWarning):
+    """Something that changes a result or costs time, and does not stop the work."""
+
+
 class MissingExtra(PolysemeError, ImportError):
     """An optional package is not installed.
 

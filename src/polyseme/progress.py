@@ -1,9 +1,12 @@
 """Progress of long work: silent in the library, drawn where a reporter is set (the command line)."""
 
 import contextlib
+import warnings
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from typing import Protocol, TypeVar
+
+from polyseme.errors import PolysemeWarning
 
 T = TypeVar("T")
 
@@ -70,6 +73,18 @@ def bar(label: str, *, total: float | None = None, unit: str = "") -> contextlib
 def say(line: str) -> None:
     """One line for the user, outside any bar."""
     _reporter.get().say(line)
+
+
+def warn(line: str) -> None:
+    """Tell the user something that changes the result or costs time.
+
+    The command line prints it; a program that uses the library gets a `PolysemeWarning` through `warnings`.
+    """
+    reporter = _reporter.get()
+    if isinstance(reporter, _Silent):
+        warnings.warn(line, PolysemeWarning, stacklevel=2)
+    else:
+        reporter.say(line)
 
 
 def track(items: Iterable[T], label: str, *, total: float | None = None, unit: str = "") -> Iterator[T]:

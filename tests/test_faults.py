@@ -1,0 +1,64 @@
+"""Damaged files and failing system calls end well or in one clear line: a short form of bench/faults.py.
+
+The whole campaign tries every kind of file and every call; here are a few of each, by the same program.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FAULTS = Path(__file__).parents[1] / "bench" / "faults.py"
+GROUPS = {
+    "models": "model: settings|model: weights|model: generator|model: show",
+    "tasks": "classifier|tagger",
+    "stores": "store: pretrain|store: show",
+    "jobs": "run|run: electra|partial fine-tuning|embed job",
+    "tokenizers": "tokenizer: embed|tokenizer: show|tokenizer: unigram|tokenizer: byte BPE|tokenizer: sentencepiece",
+    "foreign models": "transformers folder|pickled weights|sharded weights|sentence-transformers",
+    "foreign formats": "TensorFlow checkpoint|UER checkpoint|recipe",
+    "text": "text|text: xz|text: JSON lines|text: pairs|text: Wikipedia|text: Wikipedia, bz2|text: learning",
+    "labelled": "text: embed|labelled: TSV|labelled: CSV|labelled: JSON lines|labelled: CoNLL|labelled: choices",
+}
+MUTATIONS, CALLS = 240, 120
+"""Damaged files of each group, and failing calls over all commands."""
+
+pytestmark = pytest.mark.skipif(
+    not shutil.which("cc") and not shutil.which("gcc"), reason="the faults are injected by a compiled library"
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("faults")
+
+
+def tried(folder: Path, *words: str) -> list[dict[str, Any]]:
+    command = [sys.executable, str(FAULTS), *words, "--out", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [json.loads(line) for line in (folder / "results.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_damaged_file_is_refused_or_makes_no_difference(folder: Path, group: str) -> None:
+    names = GROUPS[group].split("|")
+    rows = tried(folder, "mutations", "--tries", str(MUTATIONS), "--case", *names)
+    rows = [row for row in rows if row["name"] in names]
+    assert len(rows) >= MUTATIONS
+    assert [row for row in rows if row["verdict"] not in ("ok", "refused", "harmless")] == []
+    assert sum(row["verdict"] == "refused" for row in rows) > MUTATIONS // 10
+
+
+def test_a_command_that_was_killed_or_met_a_failing_disk_ends_right_when_it_is_given_again(
+    folder: Path,
+) -> None:
+    rows = [row for row in tried(folder, "calls", "--tries", str(CALLS)) if row["kind"] == "call"]
+    assert len(rows) >= CALLS
+    assert [row for row in rows if row["verdict"] != "ok"] == []
+    assert sum(row["disturbed"] == "signal 9" for row in rows) > CALLS // 6
+    assert sum(row["disturbed"] == "refused" for row in rows) > CALLS // 6

@@ -64,7 +64,7 @@ def test_a_linear_agrees_with_float64(path: str, precision: str, activation: str
         assert near(result, BENDS[activation](products), allowed(made, x, weight, bias, activation, dtype))
 
 
-@pytest.mark.parametrize("path", [*PATHS, "AVX2_VNNI"])
+@pytest.mark.parametrize("path", PATHS)
 def test_eight_bits_are_multiplied_exactly(path: str) -> None:
     weight, bias = states(70, 64, 1), states(70, 1, 2)[:, 0]
     # The last two have products as large as they can be, in every place: sums must not overflow.

@@ -17,8 +17,8 @@ from polyseme.runtime.native.building import built
 PATHS = ("native", "bf16-dot", "AVX2_VNNI", "AVX2", "SSE41", "onednn", "portable")
 """Kernels for all that this processor has; with AVX512_BF16, even where it is slower than float32; for older
 processors (which it can run too); and none, with and without oneDNN."""
-NEEDS = {"bf16-dot": {"avx512_bf16"}, "AVX2_VNNI": {"avx_vnni"}, "AVX2": {"avx2"}}
-"""What a processor must offer for a path to be another one than those below it."""
+NEEDS = {"bf16-dot": {"avx512_bf16"}, "AVX2_VNNI": {"avx_vnni"}, "AVX2": {"avx2"}, "SSE41": {"avx2"}}
+"""What a processor must offer for a path to exist, and to be another one than those behind it."""
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 

@@ -27,9 +27,10 @@ PICK_INDEX = [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null 2>
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
-# Threads of torch in each of the processes that test.
+# Threads of torch in each of the processes that test. There is a process a core, so a thread that waits must sleep:
+# by default it keeps its core busy, which others need, for most of the time that small networks take.
 THREADS ?= 1
-PYTEST = OMP_NUM_THREADS=$(THREADS) $(BIN)/pytest
+PYTEST = OMP_NUM_THREADS=$(THREADS) OMP_WAIT_POLICY=passive $(BIN)/pytest
 PASS = $(PYTEST) --numprocesses auto --dist worksteal
 
 .PHONY: demo test test-paths test-integration check

@@ -11,6 +11,7 @@ import pytest
 
 from polyseme.devices import processor
 from polyseme.runtime import onednn
+from polyseme.runtime.choice import kernel_choice
 from polyseme.runtime.native import building, library
 from polyseme.runtime.native.building import built
 
@@ -21,6 +22,10 @@ NEEDS = {"bf16-dot": {"avx512_bf16"}, "AVX2_VNNI": {"avx_vnni"}, "AVX2": {"avx2"
 """What a processor must offer for a path to exist, and to be another one than those behind it."""
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+needs_kernels = pytest.mark.skipif(
+    shutil.which("cc") is None or kernel_choice() in ("onednn", "torch"),
+    reason="there is no C compiler, or POLYSEME_KERNELS leaves the compiled kernels out",
+)
 
 
 @contextlib.contextmanager

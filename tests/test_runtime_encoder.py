@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from reporters import Said
 from rounding import through_a_network
-from runtime_paths import computing, needs_compiler
+from runtime_paths import computing, needs_kernels
 
 from polyseme import progress
 from polyseme.checkpoints.formats import FORMATS
@@ -278,7 +278,7 @@ def test_the_processor_decides_what_is_possible(asked: str, instructions: set[st
         assert lines == []
 
 
-@needs_compiler
+@needs_kernels
 def test_within_avx2_eight_bits_need_our_kernels() -> None:
     assert gate("bert", "int8", {"avx2"})[0] == "int8"
     with computing("portable"):

@@ -243,6 +243,7 @@ def test_quantise_fills_all_levels() -> None:
 
 def test_onednn_is_left_alone_where_it_is_missing_or_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     said = Said()
+    monkeypatch.delenv("POLYSEME_KERNELS", raising=False)
     onednn.works.cache_clear()
     try:
         with progress.reporting(said):

@@ -93,6 +93,7 @@ def test_a_relative_cache_home_counts_as_none(
 
 
 def test_without_a_compiler_one_line_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("POLYSEME_KERNELS", raising=False)
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(CannotBuild, match="no C compiler"):
@@ -176,6 +177,7 @@ def test_kernels_that_are_asked_for_and_missing_or_unknown_are_an_error(
 
 @needs_compiler
 def test_a_damaged_library_is_compiled_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("POLYSEME_KERNELS", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(building, "FLAGS", ("-O0", "-fPIC", "-shared"))
     path, _ = built()

@@ -3,6 +3,8 @@
 #   make demo    install with pinned versions, then the whole road on the text that ships
 #   make test    install what the tests need, then pass them
 #   make check   formatter, linter, strict types
+#   make test-paths        the tests of the runtime on every path that the processor has, one after the other
+#   make test-integration  the tests that need fresh environments, a browser or minutes
 #
 # PyTorch comes first, alone, because its build decides the weight: the CPU build has 0.5 GB, the CUDA
 # build with its libraries over 3 GB, and PyPI serves the latter to every Linux. So on Linux without
@@ -25,13 +27,37 @@ PICK_INDEX = [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null 2>
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check
+# Threads of torch in each of the processes that test. There is a process a core, so a thread that waits must sleep:
+# by default it keeps its core busy, which others need, for most of the time that small networks take.
+THREADS ?= 1
+PYTEST = OMP_NUM_THREADS=$(THREADS) OMP_WAIT_POLICY=passive $(BIN)/pytest
+PASS = $(PYTEST) --numprocesses auto --dist worksteal
+
+.PHONY: demo test test-paths test-integration check
 demo: $(VENV)/demo.stamp
 	$(BIN)/polyseme demo
 
-# A process a core, each with one thread; a file's tests stay together, since they share what they prepare.
+# A process a core. Each begins with half of all tests, in their order, so that a file's tests stay together and
+# share what they prepare; who has none left takes some of the other's.
 test: $(VENV)/test.stamp
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
+	$(PASS)
+
+# What computes is named explicitly, so that nothing is passed over silently; see docs/machines.md.
+RUNTIME_TESTS = $(wildcard tests/test_runtime_*.py tests/test_embed*.py)
+NUMERIC_TESTS = $(RUNTIME_TESTS) $(wildcard tests/test_family_*.py tests/test_transformer.py tests/test_attention.py \
+	tests/test_checkpoints_parity.py tests/test_optimizing.py tests/test_translation.py tests/test_cross_entropy.py)
+test-paths: $(VENV)/test.stamp
+	POLYSEME_KERNELS=native $(PASS) $(RUNTIME_TESTS)
+	POLYSEME_KERNELS=native ONEDNN_MAX_CPU_ISA=AVX2_VNNI $(PASS) $(RUNTIME_TESTS)
+	POLYSEME_KERNELS=native ONEDNN_MAX_CPU_ISA=AVX2 $(PASS) $(RUNTIME_TESTS)
+	POLYSEME_KERNELS=onednn $(PASS) $(RUNTIME_TESTS)
+	POLYSEME_KERNELS=torch $(PASS) $(RUNTIME_TESTS)
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 POLYSEME_KERNELS=onednn $(PASS) $(NUMERIC_TESTS)
+	ATEN_CPU_CAPABILITY=default POLYSEME_KERNELS=torch $(PASS) $(NUMERIC_TESTS)
+
+# 5: no test has the mark.
+test-integration: $(VENV)/test.stamp
+	$(PYTEST) -m integration || [ $$? -eq 5 ]
 
 check: $(VENV)/test.stamp
 	$(BIN)/ruff format --check src tests bench

@@ -247,3 +247,11 @@ def encoder_choices(seed: int) -> dict[str, Any]:
         "layer_norm_eps": float(rng.choice([1e-12, 1e-5, 1e-3])),
         "pad_token_id": int(rng.integers(0, 30)),
     }
+
+
+def assert_like_transformers(checked: str) -> None:
+    """What `convert(check=True)` says it measured is within the promise for float32: 1e-5 of the states."""
+    said = re.search(r"largest difference from transformers \S+: (\S+) where the states reach (\S+)", checked)
+    assert said is not None, checked
+    difference, largest = (float(number) for number in said.groups())
+    assert 0 <= difference <= 1e-5 * max(1.0, largest), checked

@@ -1,4 +1,5 @@
-"""Starts pre-training runs quickly: torch is loaded once here, and each run is a fork of this process.
+"""Starts pre-training runs quickly: all that a run loads is loaded once here (torch's compiler too, which its
+optimizers load, and matplotlib), and each run is a fork of this process.
 
 Reads lines of JSON (`{"out": …, …}`) from standard input, answers each with the number of the forked
 process; the caller kills or awaits it.
@@ -8,7 +9,9 @@ import json
 import os
 import sys
 
+import matplotlib.figure  # noqa: F401
 import torch
+import torch._dynamo
 
 from polyseme.training.pretraining import pretrain
 

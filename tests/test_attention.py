@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from rounding import unit
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,9 +32,11 @@ def test_low_precision_attention_differs_from_the_exact_one_by_rounding_only(mas
         direction = torch.randn_like(wanted)
         gathered.backward(direction.bfloat16())
         wanted.backward(direction)
-        assert (gathered - wanted).abs().max() < 0.03
+        # Scores, shares and the result are rounded, and on the way back each of their gradients again.
+        assert (gathered - wanted).abs().max() < 8 * unit(torch.bfloat16)
         for ours, theirs in zip(low, exact, strict=True):
-            assert (ours.grad - theirs.grad).abs().max() < 0.02 * theirs.grad.abs().max() + 0.03
+            error = 5 * theirs.grad.abs().max() + 8
+            assert (ours.grad - theirs.grad).abs().max() < error * unit(torch.bfloat16)
 
 
 def test_probabilities_are_dropped_as_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,7 +59,7 @@ def test_rows_longer_than_what_is_written_out_take_the_fused_kernel(monkeypatch:
     monkeypatch.setattr(attention, "LONGEST_WRITTEN_OUT", 8)
     fused = attend(*parts, None, NONE)
     assert torch.equal(fused, F.scaled_dot_product_attention(*parts))
-    assert (fused - written_out).abs().max() < 0.03
+    assert (fused - written_out).abs().max() < 8 * unit(torch.bfloat16)
 
 
 def test_turning_keeps_lengths_and_depends_on_distances_only() -> None:

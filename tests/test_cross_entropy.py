@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from rounding import unit
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -70,10 +71,11 @@ def test_under_autocast_only_the_products_are_rounded() -> None:
         exact = problem(seed, torch.float32, rows=200)
         wanted = plain(*exact)
         wanted.backward()
-        assert abs(loss - wanted) < 0.01 * wanted
+        # Each product is of two rounded numbers, and is rounded.
+        assert abs(loss - wanted) < 3 * unit(torch.bfloat16) * wanted
         for one, other in zip(inputs, exact, strict=False):
             assert one.grad.dtype == torch.float32
-            assert (one.grad - other.grad).norm() < 0.02 * other.grad.norm()
+            assert (one.grad - other.grad).norm() < 5 * unit(torch.bfloat16) * other.grad.norm()
 
 
 def test_scores_that_would_overflow_an_exponential_are_exact() -> None:

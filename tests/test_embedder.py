@@ -100,7 +100,7 @@ def test_a_long_texts_mean_is_that_of_all_its_states(modernbert: Path) -> None:
     mean = embedder(modernbert, pooling="mean").sentences([long])[0]
     highest = embedder(modernbert, pooling="max").sentences([long])[0]
     both = embedder(modernbert, pooling="mean-max").sentences([long])[0]
-    np.testing.assert_allclose(both, np.concatenate([mean, highest]), atol=1e-6)
+    np.testing.assert_allclose(both, np.concatenate([mean, highest]), atol=1e-5)
     vectors = embedder(modernbert).tokens([long])[0].vectors
     first = embedder(modernbert, pooling="first").sentences([long])[0]
     last = embedder(modernbert, pooling="last").sentences([long])[0]
@@ -116,7 +116,7 @@ def test_a_cut_text_has_the_vector_of_its_beginning_and_is_told_once(modernbert:
     with progress.reporting(said):
         cut = reader.sentences([long, "酒店"])[0]
         reader.sentences([long])
-    np.testing.assert_allclose(cut, reader.sentences([long[:18]])[0], atol=1e-6)
+    np.testing.assert_allclose(cut, reader.sentences([long[:18]])[0], atol=1e-5)
     assert len(said.lines) == 1
     assert "1 of the first 2 texts are longer than the 20 tokens read here and were cut" in said.lines[0]
     assert reader.tokens([long])[0].vectors.shape == (18, 32)
@@ -129,7 +129,7 @@ def test_words_are_the_means_of_their_tokens(bert: Path) -> None:
     assert words.texts == ["程序", "abc12", "已经执行"]
     for (begin, end), vector in zip(words.offsets, words.vectors, strict=True):
         inside = (tokens.offsets[:, 0] >= begin) & (tokens.offsets[:, 1] <= end)
-        np.testing.assert_allclose(vector, tokens.vectors[inside].mean(axis=0), atol=1e-6)
+        np.testing.assert_allclose(vector, tokens.vectors[inside].mean(axis=0), atol=1e-5)
 
 
 def test_words_given_as_a_list_are_not_cut_again(bert: Path) -> None:
@@ -137,7 +137,7 @@ def test_words_given_as_a_list_are_not_cut_again(bert: Path) -> None:
     (given,) = reader.words([["程序", "已经", "abc", "def", "执行"]])
     (cut,) = reader.words(["程序已经abc def执行"], words="rjieba")
     assert given.texts == ["程序", "已经", "abc", "def", "执行"] == cut.texts
-    np.testing.assert_allclose(given.vectors, cut.vectors, atol=1e-6)
+    np.testing.assert_allclose(given.vectors, cut.vectors, atol=1e-5)
 
 
 def test_ranges_of_characters_get_vectors(bert: Path) -> None:
@@ -145,7 +145,7 @@ def test_ranges_of_characters_get_vectors(bert: Path) -> None:
     (pieces,) = reader.ranges(["程序已经执行"], [[(0, 2), (4, 6), (0, 6)]])
     (tokens,) = reader.tokens(["程序已经执行"])
     assert pieces.texts == ["程序", "执行", "程序已经执行"]
-    np.testing.assert_allclose(pieces.vectors[1], tokens.vectors[4:].mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(pieces.vectors[1], tokens.vectors[4:].mean(axis=0), atol=1e-5)
     with pytest.raises(DataError, match="the range 2:9 does not lie in text 0"):
         reader.ranges(["程序已经执行"], [[(2, 9)]])
 
@@ -160,7 +160,7 @@ def test_nothing_gives_nothing(modernbert: Path) -> None:
 
 def test_normalised_vectors_have_length_one(modernbert: Path) -> None:
     vectors = embedder(modernbert, normalize=True).sentences(["酒店", "", "程序" * 40])
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
 
 
 def test_bf16_stays_close(modernbert: Path) -> None:
@@ -199,7 +199,7 @@ def test_a_folder_brings_its_own_pooling_and_length(tmp_path: Path) -> None:
     vector = plain.sentences(["酒店很好"])[0]
     (tokens,) = plain.tokens(["查询酒店很好"])
     assert (tokens.vectors.max(axis=0) <= vector + 1e-5).all()
-    np.testing.assert_allclose(reader.sentences(["酒店很好"])[0], vector / np.linalg.norm(vector), atol=1e-6)
+    np.testing.assert_allclose(reader.sentences(["酒店很好"])[0], vector / np.linalg.norm(vector), atol=1e-5)
 
 
 def test_a_file_of_lines_becomes_a_file_of_vectors(modernbert: Path, tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_a_file_of_lines_becomes_a_file_of_vectors(modernbert: Path, tmp_path: P
     np.testing.assert_allclose(vectors, embedder(modernbert).sentences(lines), atol=1e-5)
     written = [json.loads(line) for line in (tmp_path / "v.jsonl").read_text("utf-8").splitlines()]
     assert [line["text"] for line in written] == lines
-    np.testing.assert_allclose([line["vector"] for line in written], vectors, atol=1e-6)
+    np.testing.assert_allclose([line["vector"] for line in written], vectors, atol=1e-5)
 
 
 def test_a_line_of_a_million_characters_gets_its_vector(tmp_path: Path) -> None:

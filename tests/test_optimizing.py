@@ -12,6 +12,7 @@ from torch import nn
 
 from polyseme.errors import SettingsError
 from polyseme.records import from_plain
+from polyseme.training.muon import Float32Muon
 from polyseme.training.optimizers import OPTIMIZERS, build_optimizers
 from polyseme.training.schedules import SCHEDULES, Schedule
 from polyseme.training.settings import AdafactorSettings, TrainingSettings
@@ -180,14 +181,22 @@ def test_sgd_is_its_formula() -> None:
     follows(TrainingSettings(optimizer="sgd", **COMMON), rule)
 
 
-def test_muon_takes_the_matrices_inside_layers_and_adamw_the_rest() -> None:
+@pytest.fixture(params=[True, False], ids=["with bfloat16", "without"])
+def bfloat16(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the processor counts as one that multiplies bfloat16 faster than float32."""
+    monkeypatch.setattr("polyseme.training.optimizers.has_bf16", lambda device: request.param)
+    return bool(request.param)
+
+
+def test_muon_takes_the_matrices_inside_layers_and_adamw_the_rest(bfloat16: bool) -> None:
     muon, adamw = build_optimizers(Net(), TrainingSettings(optimizer="muon")).members
     assert isinstance(muon, torch.optim.Muon)
+    assert isinstance(muon, Float32Muon) != bfloat16  # float32 where bfloat16 would take ten times as long
     assert [p.shape for group in muon.param_groups for p in group["params"]] == [(8, 4)]
     assert {tuple(p.shape) for group in adamw.param_groups for p in group["params"]} == {(6, 4), (8,)}
 
 
-def test_a_muon_update_is_nearly_orthogonal_and_of_adamws_size() -> None:
+def test_a_muon_update_is_nearly_orthogonal_and_of_adamws_size(bfloat16: bool) -> None:
     module = net()
     settings = TrainingSettings(optimizer="muon", matrix_learning_rate=1.0, weight_decay=0.0)
     optimizers = build_optimizers(module, settings)
@@ -199,6 +208,30 @@ def test_a_muon_update_is_nearly_orthogonal_and_of_adamws_size() -> None:
     update = (matrix.detach() - before) / (0.2 * math.sqrt(8))
     values = torch.linalg.svdvals(update)
     assert 0.6 < values.min() <= values.max() < 1.3
+
+
+@pytest.mark.parametrize("shape", [(16, 64), (64, 16), (24, 24)])
+def test_muon_in_float32_is_torchs_but_for_the_digits_of_bfloat16(shape: tuple[int, int]) -> None:
+    drawn = torch.Generator().manual_seed(shape[0])
+    # Singular values from 1 to 0.3, so that bfloat16's digits are not lost in the iteration.
+    left, _, right = torch.linalg.svd(torch.randn(shape, generator=drawn), full_matrices=False)
+    gradient = left * torch.linspace(1, 0.3, min(shape)) @ right
+    start = torch.randn(shape, generator=drawn)
+    results = []
+    for kind, options in ((torch.optim.Muon, {"adjust_lr_fn": "match_rms_adamw"}), (Float32Muon, {})):
+        matrix = torch.nn.Parameter(start.clone())
+        optimizer = kind([matrix], lr=0.1, weight_decay=0.5, **options)
+        for _ in range(3):
+            matrix.grad = gradient.clone()
+            optimizer.step()
+        results.append(matrix.detach())
+        assert [set(state) for state in optimizer.state.values()] == [{"momentum_buffer"}]
+    size = 3 * 0.1 * 0.2 * math.sqrt(max(shape))  # of what three steps of singular values near 1 move
+    # Fifteen products, each rounded twice, where the iteration's slope is 1 at most; a tenth of the step.
+    assert (
+        torch.linalg.matrix_norm(results[0] - results[1], 2) < 30 * torch.finfo(torch.bfloat16).eps / 2 * size
+    )
+    assert torch.linalg.matrix_norm(results[0] - start, 2) > 0.5 * size
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

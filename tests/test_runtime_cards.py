@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_runtime_attention import CHOICES, LENGTHS, numbers, starts_of, wanted
+from test_runtime_attention import CHOICES, LENGTHS, error, numbers, starts_of, wanted
 from test_runtime_encoder import LAYERS, NETWORKS, ids_of, network
 from torch import Tensor
 
@@ -61,7 +61,7 @@ def test_rows_of_any_length_in_one_call(choice: str, monkeypatch: pytest.MonkeyP
     found = VarlenAttention(choices, as_plain)(product, starts_of(LENGTHS))
     expected = wanted(product, LENGTHS, num_heads=3, head_size=12, scale=12**-0.5, **CHOSEN[choice])
     assert isinstance(found, Tensor)
-    assert (found - expected).abs().max() <= 2e-6 * expected.abs().max()
+    assert (found - expected).abs().max() <= error(expected, "fp32")
 
 
 @pytest.mark.parametrize(

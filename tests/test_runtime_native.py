@@ -7,16 +7,22 @@ import stat
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from reporters import Said
 from runtime_paths import needs_compiler
 
 import polyseme
 from polyseme import progress
+from polyseme.errors import SettingsError
+from polyseme.runtime import onednn
+from polyseme.runtime.linears import PortableLinear, linear
 from polyseme.runtime.native import building, library
 from polyseme.runtime.native.building import CannotBuild, built, cache_folder, fingerprint, instruction_flags
+from polyseme.runtime.native.linears import NativeLinear
 
 ROOT = Path(polyseme.__file__).parents[2]
 
@@ -87,6 +93,7 @@ def test_a_relative_cache_home_counts_as_none(
 
 
 def test_without_a_compiler_one_line_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("POLYSEME_KERNELS", raising=False)
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(CannotBuild, match="no C compiler"):
@@ -121,17 +128,56 @@ def test_a_compiler_that_hangs_is_given_up(
         built(environment(tmp_path, fake_compiler))
 
 
-def test_the_switch_leaves_the_kernels_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("POLYSEME_NATIVE", "0")
-    library._loaded.cache_clear()
-    try:
-        assert library.library() is None
-    finally:
-        library._loaded.cache_clear()
+@pytest.fixture
+def forget() -> Iterator[None]:
+    """What a process decides once is decided anew in the test, and after it."""
+    for kept in (library._loaded, onednn.works):
+        kept.cache_clear()
+    yield
+    for kept in (library._loaded, onednn.works):
+        kept.cache_clear()
+
+
+@pytest.mark.usefixtures("forget")
+@pytest.mark.parametrize(
+    ("named", "kinds"),
+    [
+        ("native", (NativeLinear,)),
+        ("onednn", (onednn.FloatLinear, PortableLinear)),  # the latter where oneDNN is missing or wrong
+        ("torch", (PortableLinear,)),
+        ("auto", (NativeLinear,)),
+        ("", (NativeLinear,)),
+    ],
+)
+@needs_compiler
+def test_the_environment_names_what_computes(
+    named: str, kinds: tuple[type, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POLYSEME_KERNELS", named)
+    made = linear(torch.ones(3, 8), None, precision="fp32")
+    assert isinstance(made, kinds)
+    assert isinstance(made, onednn.FloatLinear) == (named == "onednn" and onednn.works("fp32"))
+
+
+@pytest.mark.usefixtures("forget")
+def test_kernels_that_are_asked_for_and_missing_or_unknown_are_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POLYSEME_KERNELS", "avx2")
+    with pytest.raises(
+        SettingsError, match="POLYSEME_KERNELS is 'avx2'; it may be auto, native, onednn, torch"
+    ):
+        library.library()
+    monkeypatch.setenv("POLYSEME_KERNELS", "native")
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(SettingsError, match="asks for the compiled kernels, but there are none"):
+        library.library()
 
 
 @needs_compiler
 def test_a_damaged_library_is_compiled_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("POLYSEME_KERNELS", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(building, "FLAGS", ("-O0", "-fPIC", "-shared"))
     path, _ = built()

@@ -5,7 +5,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from runtime_paths import computing, needs_compiler
+from runtime_paths import computing, needs_kernels
 from test_runtime_encoder import MOST, NETWORKS, ids_of, network
 
 from polyseme.devices import processor
@@ -14,7 +14,7 @@ from polyseme.runtime.encoder import CompiledEncoder, Reading, compiled
 from polyseme.runtime.packing import Rows
 from polyseme.runtime.states import Precision
 
-pytestmark = needs_compiler
+pytestmark = needs_kernels
 COMPUTED_OTHERWISE = {"transformer-xl", "xlnet", "clusters of narrow rows"}
 """Attention by relative positions and clusters of rare tokens keep the plain network's own parts."""
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")

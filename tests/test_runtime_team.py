@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runtime_paths import computing, needs_compiler
+from runtime_paths import computing, needs_kernels
 from test_runtime_attention import CHOICES, numbers, starts_of
 from test_runtime_encoder import LAYERS, ids_of, network
 from torch import Tensor
@@ -67,7 +67,7 @@ def test_heads_are_the_same_by_any_number_of_threads(path: str, precision: Any, 
     assert all(torch.equal(one, other) for one, other in zip(alone, found, strict=True))
 
 
-@needs_compiler
+@needs_kernels
 def test_callers_that_come_at_once_do_not_meet() -> None:
     with computing("native") as native:
         assert native is not None
@@ -81,7 +81,7 @@ def test_callers_that_come_at_once_do_not_meet() -> None:
             assert all(pool.map(ask, range(400)))
 
 
-@needs_compiler
+@needs_kernels
 @pytest.mark.parametrize("name", ["bert", "modernbert", "t5"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
 def test_one_text_has_the_same_vector_by_any_number_of_threads(name: str, precision: Any) -> None:
@@ -104,7 +104,7 @@ print(os.waitpid(child, 0)[1], torch.equal(made(states), before))
 """
 
 
-@needs_compiler
+@needs_kernels
 def test_a_forked_process_has_a_team_of_its_own() -> None:
     done = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=100)
     assert done.stdout.split() == ["0", "True"], done.stderr

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from polyseme import progress
 from polyseme.devices import processor
+from polyseme.runtime.choice import kernel_choice
 from polyseme.runtime.states import (
     PLAIN,
     Precision,
@@ -97,6 +98,8 @@ class ByteLinear:
 @functools.cache
 def works(precision: Precision) -> bool:
     """Whether the operators of this precision are there and multiply a small matrix rightly."""
+    if kernel_choice() == "torch":
+        return False
     if precision == "int8" and not processor().has_byte_dot:
         return False  # Its sums of full bytes overflow.
     weight = torch.arange(-64.0, 64.0).view(4, 32) / 64

@@ -7,9 +7,11 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from polyseme.devices import has_bf16
 from polyseme.training.adafactor import Adafactor
 from polyseme.training.adamw import AdamW
 from polyseme.training.lamb import Lamb
+from polyseme.training.muon import Float32Muon
 from polyseme.training.settings import TrainingSettings
 
 Named = list[tuple[str, nn.Parameter]]
@@ -86,12 +88,11 @@ def _muon(named: Named, settings: TrainingSettings) -> list[torch.optim.Optimize
     rest = [(name, p) for name, p in named if not is_matrix(name, p)]
     if not matrices:
         return _adamw(named, settings)
-    muon = torch.optim.Muon(
-        matrices,
-        lr=settings.matrix_learning_rate,
-        weight_decay=settings.weight_decay,
-        adjust_lr_fn="match_rms_adamw",
-    )
+    lr, decay = settings.matrix_learning_rate, settings.weight_decay
+    if has_bf16(matrices[0].device):
+        muon = torch.optim.Muon(matrices, lr=lr, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+    else:
+        muon = Float32Muon(matrices, lr=lr, weight_decay=decay)
     return [muon, *_adamw(rest, settings)]
 
 

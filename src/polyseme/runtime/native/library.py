@@ -2,7 +2,6 @@
 
 import ctypes
 import functools
-import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -15,10 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polyseme import progress
+from polyseme.errors import SettingsError
+from polyseme.runtime.choice import VARIABLE, kernel_choice
 from polyseme.runtime.native.building import CannotBuild, built
-
-SWITCH = "POLYSEME_NATIVE"
-"""Set to 0 in the environment, it leaves the compiled kernels out."""
 
 _P, _L, _I, _F = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_float
 _NORM = [_I, _P, _P, _F, _I, _P, _I, _P, _I, _P, _P]
@@ -113,11 +111,17 @@ def library() -> Library | None:
 
 @functools.cache
 def _loaded() -> Library | None:
-    if os.environ.get(SWITCH, "1") == "0":
+    choice = kernel_choice()
+    if choice in ("onednn", "torch"):
         return None
     try:
         return _build_and_load(again=True)
     except CannotBuild as error:
+        if choice == "native":
+            raise SettingsError(
+                f"{VARIABLE} asks for the compiled kernels, but there are none ({error}); "
+                "install a C compiler, or leave the variable out"
+            ) from error
         progress.say(f"the fast kernels could not be compiled ({error}); torch's own calls are used, slower")
         return None
 

@@ -31,3 +31,10 @@ def undrawn() -> Iterator[None]:
     """Inside the block modules have shapes only."""
     with torch.device("meta"), _NothingDrawn():
         yield
+
+
+def compute_buffers(module: nn.Module) -> None:
+    """Compute again, with memory, the tables that follow from the configuration and are not stored."""
+    for part in module.modules():
+        if any(buffer.is_meta for buffer in part.buffers(recurse=False)):
+            part.compute_buffers()  # type: ignore[operator]

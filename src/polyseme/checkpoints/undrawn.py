@@ -36,5 +36,5 @@ def undrawn() -> Iterator[None]:
 def compute_buffers(module: nn.Module) -> None:
     """Compute again, with memory, the tables that follow from the configuration and are not stored."""
     for part in module.modules():
-        if any(buffer.is_meta for buffer in part.buffers(recurse=False)):
+        if any(getattr(part, name).is_meta for name in part._non_persistent_buffers_set):
             part.compute_buffers()  # type: ignore[operator]

@@ -15,7 +15,7 @@ def fingerprint(backbone: nn.Module, heads: Mapping[str, nn.Module]) -> str:
     for part, module in (("", backbone), *sorted(heads.items())):
         for name, tensor in sorted(module.state_dict().items()):
             digest.update(f"{part}.{name} {tuple(tensor.shape)} ".encode())
-            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
     return digest.hexdigest()
 
 

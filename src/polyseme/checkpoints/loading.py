@@ -17,7 +17,8 @@ from polyseme.checkpoints.hub import resolve
 from polyseme.checkpoints.model import HEADS, NAMES_CLASSES, POOL, Card, Model
 from polyseme.checkpoints.source import Source
 from polyseme.checkpoints.task_tensors import read_task_tensors
-from polyseme.checkpoints.undrawn import undrawn
+from polyseme.checkpoints.undrawn import compute_buffers, undrawn
+from polyseme.checkpoints.weights import Stored
 from polyseme.errors import CheckpointError, SettingsError
 from polyseme.models.initialising import initialise
 from polyseme.models.transformer.building import build
@@ -71,14 +72,16 @@ def read_model(
     dtype: torch.dtype | None = None,
     layout: str | None = None,
     settings: Path | None = None,
+    stored: dict[str, Stored] | None = None,
 ) -> tuple[Model, Reading]:
     """As `load`, with an account of the tensors; `folder` is one on this machine.
 
     `layout` says which project's folder it is where several fit, and `settings` names its settings file where
-    that lies elsewhere.
+    that lies elsewhere. `stored` stands for weights that are not written yet; the model then has no
+    tokenizer.
     """
     dtype = dtype or torch.float32
-    source = Source(folder, layout=layout, settings=settings)
+    source = Source(folder, layout=layout, settings=settings, stored=stored)
     read, drawn = source.choose(heads, fresh)
     config = source.config(pooler="pooler" in {*read, *drawn})
     check_heads(source.format, config, {*read, *drawn})
@@ -112,7 +115,7 @@ def read_model(
         backbone.pooler = _fresh_pooler(config, dtype)
         tensors |= {f"pooler.{name}": tensor for name, tensor in backbone.pooler.state_dict().items()}
     _fill(backbone, tensors, prefix="", of=backbone.state_dict())
-    _compute_buffers(backbone)
+    compute_buffers(backbone)
     for head, module in modules.items():
         _fill(module, tensors, prefix=f"{head}.", of=module.state_dict())
     for head in HEADS:
@@ -123,7 +126,7 @@ def read_model(
     model = Model(
         backbone=backbone,
         heads=modules,
-        tokenizer=_tokenizer(source, config),
+        tokenizer=_tokenizer(source, config) if stored is None else None,
         card=card,
         task_tensors=read_task_tensors(source.folder),
     )
@@ -176,13 +179,6 @@ def _fresh_pooler(config: TransformerConfig, dtype: torch.dtype) -> Pooler:
 
 def _fill(module: nn.Module, tensors: Mapping[str, Tensor], *, prefix: str, of: Mapping[str, Tensor]) -> None:
     module.load_state_dict({name: tensors[prefix + name] for name in of}, assign=True)
-
-
-def _compute_buffers(backbone: Transformer) -> None:
-    """Compute again, with memory, the tables that follow from the configuration and are not stored."""
-    for module in backbone.modules():
-        if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
-            module.compute_buffers()  # type: ignore[operator]
 
 
 def _tokenizer(source: Source, config: TransformerConfig) -> Tokenizer | None:

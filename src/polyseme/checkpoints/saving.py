@@ -20,27 +20,38 @@ from polyseme.models.heads import ClassificationHead
 from polyseme.models.tagging import TokenClassificationHead
 from polyseme.records import to_json
 
+WEIGHTS = "model.safetensors"
+_METADATA = {"format": "pt"}
+
 
 def save(model: Model, folder: str | Path, *, replace: bool = False) -> None:
     """Write a model folder, whole or not at all; an existing one only gives way with `replace`.
 
     Raises `CheckpointError` for what such a folder cannot say, before anything is written.
     """
-    files = files_of(model)
+    files = small_files_of(model)
+    weights = published_weights(model, format_of(model.card.family))
     with whole_folder(Path(folder), replace=replace) as building:
         for name, content in files.items():
             path = building / name
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(content)
+        # From the tensors' own memory: as bytes, the largest file would be there three times.
+        safetensors.torch.save_file(weights, building / WEIGHTS, metadata=_METADATA)
 
 
 def files_of(model: Model) -> dict[str, bytes]:
     """What `save` writes, by name: for those who put the files in place themselves."""
+    files = small_files_of(model)
+    weights = published_weights(model, format_of(model.card.family))
+    return files | {WEIGHTS: safetensors.torch.save(weights, metadata=_METADATA)}
+
+
+def small_files_of(model: Model) -> dict[str, bytes]:
+    """What `save` writes beside the weights, by name; raises `CheckpointError` for what cannot be said."""
     format = format_of(model.card.family)
     config = model.backbone.config
-    files = {"config.json": to_json(published_settings(model, format))}  # refuses what cannot be said
-    weights = published_weights(model, format)
-    files["model.safetensors"] = safetensors.torch.save(weights, metadata={"format": "pt"})
+    files = {"config.json": to_json(published_settings(model, format))}
     if model.tokenizer is not None:
         files |= model.tokenizer.files(
             token_type_ids=config.tells_segments, max_length=config.max_position_embeddings
@@ -138,18 +149,21 @@ def _special_ids(model: Model, format: Format) -> dict[str, int]:
     }
 
 
-def published_weights(model: Model, format: Format) -> dict[str, Tensor]:
-    """The content of model.safetensors: the tensors by the family's names."""
+def published_weights(model: Model, format: Format, *, shapes_only: bool = False) -> dict[str, Tensor]:
+    """The content of model.safetensors: the tensors by the family's names; on demand, without numbers."""
     tensors: dict[str, Tensor] = dict(model.backbone.state_dict())
     parts = ["backbone", "pooler", "decoder", *model.heads]
     for head, module in model.heads.items():
         tensors |= {f"{head}.{name}": tensor for name, tensor in module.state_dict().items()}
+    if shapes_only:
+        tensors = {name: tensor.to("meta") for name, tensor in tensors.items()}
     tensors = {name: _own_rows(name, tensor, model) for name, tensor in tensors.items()}
     rules = {name: ours for part in parts for name, ours in format.rules.get(part, {}).items()}
     rules |= format.more_rules(model.backbone.config)
     return {
-        name: holding.join(tensors).detach().cpu().contiguous()
+        name: joined if shapes_only else joined.detach().cpu().contiguous()
         for name, holding in Translation(rules).groups(tensors).items()
+        for joined in (holding.join(tensors),)
     }
 
 

@@ -7,10 +7,12 @@ import msgspec
 import torch
 
 from polyseme.checkpoints.filling import parts_in, standard_names
-from polyseme.checkpoints.foreign.opening import open_folder
+from polyseme.checkpoints.foreign.opening import Opened, open_folder
 from polyseme.checkpoints.formats import format_of, read_config
+from polyseme.checkpoints.json_files import read_object
 from polyseme.checkpoints.model import HEADS, READ_POOLED, TOLD_APART
 from polyseme.checkpoints.sentence_transformers import transformer_folder
+from polyseme.checkpoints.weights import Stored
 from polyseme.errors import CheckpointError, SettingsError
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.records import nearest
@@ -21,9 +23,21 @@ _PARTS = (*HEADS, "pooler")
 class Source:
     """A model folder, opened: its settings, and its tensors by the names of its family's rules."""
 
-    def __init__(self, folder: Path, *, layout: str | None = None, settings: Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        layout: str | None = None,
+        settings: Path | None = None,
+        stored: dict[str, Stored] | None = None,
+    ) -> None:
+        """`stored` are the tensors of a folder of transformers whose weights are not written yet."""
         self.folder = transformer_folder(folder)
-        self.opened = open_folder(self.folder, layout=layout, settings=settings)
+        if stored is None:
+            self.opened = open_folder(self.folder, layout=layout, settings=settings)
+        else:
+            path = self.folder / "config.json"
+            self.opened = Opened(read_object(path), path, stored)
         self.plain = self.opened.plain
         family = self.plain.get("model_type")
         if family is None:

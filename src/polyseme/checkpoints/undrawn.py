@@ -31,3 +31,10 @@ def undrawn() -> Iterator[None]:
     """Inside the block modules have shapes only."""
     with torch.device("meta"), _NothingDrawn():
         yield
+
+
+def compute_buffers(module: nn.Module) -> None:
+    """Compute again, with memory, the tables that follow from the configuration and are not stored."""
+    for part in module.modules():
+        if any(getattr(part, name).is_meta for name in part._non_persistent_buffers_set):
+            part.compute_buffers()  # type: ignore[operator]

@@ -89,6 +89,8 @@ def finetune(
         fit = place.fit(shared, data) if place is not None else fitting(shared, data)
         if fit is not None:
             shared = shared.fitted(fit)
+        if out is not None and place is not None:
+            shared.try_saving(Path(out), place.trial)
         shared.way.ready(shared, data, place.folder if place is not None else None)
         runs, best = _run_all(shared, data, place, fit)
         outcome = Outcome(

@@ -38,6 +38,11 @@ class Partial:
         """Where the run `name` keeps its state."""
         return self.folder / f"{name}-state"
 
+    @property
+    def trial(self) -> Path:
+        """Where saving is tried before the first step."""
+        return self.folder / "trial"
+
     def fit(self, shared: Preparation, data: dict[str, Data]) -> Fit | None:
         """How the fine-tuning fits into its memory, measured by the first of its calls only."""
         path = self.folder / _FIT
@@ -120,7 +125,8 @@ def settings_of(shared: Preparation) -> dict[str, Any]:
         if not name.startswith("saving.") and name not in _NO_MATTER
     }
     model = fingerprint(shared.base.backbone, shared.base.heads)
-    return settings | {"precision": shared.precision, "model": model}
+    rows = None if shared.used_ids is None else len(shared.used_ids)
+    return settings | {"precision": shared.precision, "model": model, "rows of the token table": rows}
 
 
 def task_of(shared: Preparation, data: Mapping[str, Data]) -> dict[str, Any]:

@@ -1,20 +1,26 @@
 """What the runs of a fine-tuning share: the task, the model to start from, and the rows of every file."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
+import numpy as np
 import torch
 from torch import Tensor
 
+from polyseme.checkpoints.copying import copied
 from polyseme.checkpoints.model import Card, Model
+from polyseme.checkpoints.saving import save
+from polyseme.checkpoints.trial import try_saving
+from polyseme.checkpoints.undrawn import undrawn
 from polyseme.devices import environment, pick_device, pick_precision, usable_cores
 from polyseme.errors import CheckpointError, SettingsError
 from polyseme.models.transformer.building import build
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Transformer
+from polyseme.models.transformer.used_rows import with_all_rows
 from polyseme.records import to_plain
 from polyseme.tasks.rows import count_cut, outputs_of, say_cut, side_by_side
 from polyseme.tasks.settings import FinetuneSettings
@@ -22,11 +28,14 @@ from polyseme.tasks.skipping import parsed
 from polyseme.tasks.subsets import subset
 from polyseme.tasks.task import Outputs, Row, Task, TaskModule, Tuning, lessons
 from polyseme.tasks.ways.class_weights import class_weights, weigh
-from polyseme.tasks.ways.way import make_way
+from polyseme.tasks.ways.way import check_restoring, make_way
 from polyseme.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from polyseme.tasks.ways.memory import Fit
+
+LEAST_UNUSED = 4096
+"""Rows of the token table that do not occur, from which on only the others are trained."""
 
 
 class Data(NamedTuple):
@@ -45,6 +54,8 @@ class Preparation:
         torch.set_num_threads(machine.threads or usable_cores())
         self.device = pick_device(machine.device)
         self.precision = pick_precision(machine.precision, self.device)
+        self.is_ours = not isinstance(model, Model)
+        """Whether nobody else holds the model that is read."""
         self.source = "memory" if isinstance(model, Model) else str(model)
         self.base = model if isinstance(model, Model) else self.way.load(model)
         if self.base.tokenizer is None:
@@ -61,6 +72,8 @@ class Preparation:
         self.fresh_names: frozenset[str] = frozenset()
         self.weights: Tensor | None = None
         self.batch_tokens = machine.batch_tokens
+        self.weights_are: Literal["copied", "shared", "none"] = "copied"
+        self.used_ids: Tensor | None = None
 
     def read(self, train: Path, dev: Path, test: Path | None) -> dict[str, Data]:
         """The examples of each file and their rows; labels are known before a subset is taken."""
@@ -71,6 +84,7 @@ class Preparation:
         data = {name: self._encoded(of_file, name) for name, of_file in files.items()}
         rows = side_by_side(row for of_example in data["train"].rows for row in of_example)
         self.weights = class_weights(self.settings.class_weights, self.inventory.labels, rows)
+        self.used_ids = self._used_ids(data.values())
         return data
 
     def module(self) -> TaskModule:
@@ -82,13 +96,43 @@ class Preparation:
 
     def backbone(self) -> Transformer:
         """A copy of the model's network to train; with `fresh`, the same network with fresh weights."""
-        backbone = build(self.config)
-        if not self.settings.fresh:
-            # A pooler that the model lacks stays as it was drawn; a decoder that it has is left out.
-            drawn, learned = backbone.state_dict(), self.base.backbone.state_dict()
-            backbone.load_state_dict({name: learned.get(name, tensor) for name, tensor in drawn.items()})
-            self.fresh_names = frozenset(f"backbone.{name}" for name in drawn if name not in learned)
+        if self.weights_are == "none" or (self.settings.fresh and self.weights_are == "copied"):
+            return build(self.config)
+        # A decoder that the model has is left out.
+        backbone, fresh = copied(
+            self.base.backbone,
+            self.config,
+            share=self.weights_are == "shared" or not self.way.trains_backbone,
+            used_ids=self.used_ids if self.weights_are == "copied" else None,
+        )
+        self.fresh_names = frozenset(f"backbone.{name}" for name in fresh)
         return backbone
+
+    def with_weights(self, weights: Literal["shared", "none"]) -> "Preparation":
+        """The same for networks that are not trained: with the model's own weights, or only their shapes."""
+        other = copy.copy(self)
+        other.weights_are = weights
+        return other
+
+    def _used_ids(self, data: Iterable[Data]) -> Tensor | None:
+        """The rows of the token table that the data and the way need; None where all of them learn, or
+        nearly all of them."""
+        more = self.way.other_ids(self)
+        if more is None:
+            return None
+        rows = side_by_side(row for part in data for of_example in part.rows for row in of_example)
+        ids = np.concatenate([[self.tokenizer.filling_id, *more], *(row.input_ids for row in rows)])
+        used = np.unique(ids).astype(np.int64)
+        unused = self.config.vocab_size - len(used)
+        return torch.from_numpy(used) if unused >= LEAST_UNUSED else None
+
+    def whole(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A run's weights with the whole token table, in the place of the model's own where we read it: the
+        last thing that is done with it."""
+        if self.used_ids is None:
+            return tensors
+        table = self.base.backbone.embeddings.tokens.weight
+        return with_all_rows(tensors, table, self.used_ids, in_place=self.is_ours, prefix="backbone.")
 
     def fitted(self, fit: "Fit") -> "Preparation":
         """The same for a way that fits into less memory: fewer tokens at once, or only features."""
@@ -100,6 +144,7 @@ class Preparation:
             other.task = other.way.task(self.task, self.base)
             other.reading = other.way.reading(other.task, self.base)
             other.config = _changed(self.base.backbone.config, other.settings, pooler=False)
+            other.used_ids = None
         return other
 
     def outputs(self, module: TaskModule, data: Data) -> list[Outputs]:
@@ -122,9 +167,24 @@ class Preparation:
 
     def save(self, tensors: dict[str, Tensor], folder: Path, made: dict[str, Any]) -> None:
         """The folder of a run's weights; `made` tells of the run."""
+        tensors = self.whole(tensors)
+        with undrawn():
+            module = self.way.module(self.with_weights("none"))
+        module.load_state_dict(tensors, assign=True)
+        save(self.way.saved(self, module, tensors, self._card(made)), folder)
+
+    def try_saving(self, out: Path, folder: Path) -> None:
+        """Before the first step, raise whatever saving to `out` or answering from there would raise.
+
+        It is tried in `folder`, which goes again.
+        """
         with torch.random.fork_rng():
-            module = self.module()
-        module.load_state_dict(tensors)
+            module = self.way.module(self.with_weights("shared"))
+            trained = self.way.saved(self, module, module.state_dict(), self._card({}))
+            check_restoring(try_saving(trained, out, folder=folder))
+
+    def _card(self, made: dict[str, Any]) -> Card:
+        """What a saved model says of itself."""
         made = {
             "task": self.task.name,
             "task_settings": to_plain(self.task.settings),
@@ -136,14 +196,13 @@ class Preparation:
             **made,
             "environment": environment(),
         }
-        card = Card(
+        return Card(
             family=self.base.card.family,
             recipe=self.base.card.recipe,
             made=made,
             labels=list(self.inventory.labels),
             problem=self.task.problem,
         )
-        self.way.save(self, module, tensors, card, folder)
 
     def _encoded(self, examples: Sequence[Any], name: str) -> Data:
         def rows_of(example: Any) -> tuple[Any, list[Row]]:

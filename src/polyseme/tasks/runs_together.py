@@ -75,7 +75,7 @@ def fresh_module(shared: Mapping[str, Preparation]) -> Together:
         name: cast(OnBackbone, one.task.build(backbone, one.inventory, reading=one.reading))
         for name, one in shared.items()
     }
-    return Together(backbone, parts).to(owner.device)
+    return Together(backbone, parts)
 
 
 def turns(sizes: Mapping[str, int], *, batch_size: int, temperature: float) -> dict[str, int]:
@@ -122,7 +122,7 @@ class _Running:
         folder: Path | None,
     ) -> None:
         self.seed, self.shared, self.data, self.settings = seed, shared, data, settings
-        self.folder, self.module = folder, fresh_module(shared)
+        self.folder, self.module = folder, fresh_module(shared).to(next(iter(shared.values())).device)
         sizes = {name: sum(map(len, of_task["train"].rows)) for name, of_task in data.items()}
         self.counts = turns(sizes, batch_size=settings.batch_size, temperature=temperature)
         self.per_epoch = sum(self.counts.values())

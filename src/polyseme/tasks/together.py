@@ -5,7 +5,7 @@ one task; tasks take turns at p ∝ n^(1/T) for n training rows (Arivazhagan et 
 T = 1 is by size and T = 5 evens them out).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ import torch
 from polyseme.checkpoints.loading import load
 from polyseme.checkpoints.model import Card, Model
 from polyseme.checkpoints.saving import save
+from polyseme.checkpoints.trial import try_saving
+from polyseme.checkpoints.undrawn import undrawn
 from polyseme.devices import environment
 from polyseme.errors import SettingsError
 from polyseme.records import flat, from_flat, to_plain
@@ -22,7 +24,7 @@ from polyseme.tasks.finetuning import Score, keep_best, scores_of, write_journal
 from polyseme.tasks.partial import Partial, check_command, partial, settings_of, task_of
 from polyseme.tasks.preparation import Data, Preparation
 from polyseme.tasks.runs import Run
-from polyseme.tasks.runs_together import MEAN, fresh_module, run_together
+from polyseme.tasks.runs_together import MEAN, Together, fresh_module, run_together
 from polyseme.tasks.settings import FinetuneSettings
 from polyseme.tasks.skipping import leaving_out
 from polyseme.tasks.task import make_task
@@ -83,8 +85,11 @@ def finetune_together(
                 for name, one in files.items()
             }
         left.say("finetune")
+        _share_rows(list(shared.values()))
         if place is not None:
             check_command(place, _command(shared, data, temperature))
+        if out is not None and place is not None:
+            _try_saving(shared, settings, Path(out), place.trial)
         runs, best = _run_all(shared, data, settings, temperature, place)
         outcome = TogetherOutcome(
             folder=Path(out) if out is not None else None,
@@ -127,6 +132,14 @@ def _run_all(
     return runs, best
 
 
+def _share_rows(shared: Sequence[Preparation]) -> None:
+    """One backbone trains the rows of the token table that any of the tasks needs, or all of them."""
+    of_tasks = [one.used_ids for one in shared if one.used_ids is not None]
+    joined = torch.unique(torch.cat(of_tasks)) if len(of_tasks) == len(shared) else None
+    for one in shared:
+        one.used_ids = joined
+
+
 def _command(
     shared: Mapping[str, Preparation], data: Mapping[str, dict[str, Data]], temperature: float
 ) -> dict[str, Any]:
@@ -161,9 +174,40 @@ def _save(
 ) -> None:
     """One folder: the backbone as transformers would write it, and all heads beside it."""
     assert outcome.folder is not None
+    tensors = next(iter(shared.values())).whole(best.tensors)
+    with undrawn():
+        module = fresh_module({name: one.with_weights("none") for name, one in shared.items()})
+    module.load_state_dict(tensors, assign=True)
+    figures = {
+        name: {
+            "examples": outcome.examples[name],
+            "dev": {score: value._asdict() for score, value in outcome.dev[name].items()},
+            "test": {score: value._asdict() for score, value in outcome.test.get(name, {}).items()},
+        }
+        for name in shared
+    }
+    made = {"seed": best.seed, **made}
+    save(_saved(module, shared, settings, figures, made=made), outcome.folder)
+
+
+def _try_saving(
+    shared: Mapping[str, Preparation], settings: FinetuneSettings, out: Path, folder: Path
+) -> None:
+    """Before the first step, raise what saving would raise after the last one."""
     with torch.random.fork_rng():
-        module = fresh_module(shared)
-    module.load_state_dict(best.tensors)
+        module = fresh_module({name: one.with_weights("shared") for name, one in shared.items()})
+    try_saving(_saved(module, shared, settings, {}, made={}), out, folder=folder)
+
+
+def _saved(
+    module: Together,
+    shared: Mapping[str, Preparation],
+    settings: FinetuneSettings,
+    figures: Mapping[str, dict[str, Any]],
+    *,
+    made: dict[str, Any],
+) -> Model:
+    """What is saved of a network of several tasks; `figures` tell of each task's examples and scores."""
     first = next(iter(shared.values()))
     tasks = {
         name: {
@@ -171,9 +215,7 @@ def _save(
             "task_settings": to_plain(one.task.settings),
             "inventory": to_plain(one.inventory),
             "reading": one.reading,
-            "examples": outcome.examples[name],
-            "dev": {score: value._asdict() for score, value in outcome.dev[name].items()},
-            "test": {score: value._asdict() for score, value in outcome.test.get(name, {}).items()},
+            **figures.get(name, {}),
         }
         for name, one in shared.items()
     }
@@ -184,14 +226,13 @@ def _save(
             "task": NAME,
             "tasks": tasks,
             "settings": to_plain(settings),
-            "seed": best.seed,
             "max_length": first.max_length,
             **made,
             "environment": environment(),
         },
     )
-    heads = {name: value for name, value in best.tensors.items() if name.startswith("parts.")}
-    save(Model(module.backbone, card, {}, first.tokenizer, heads), outcome.folder)
+    heads = {name: value for name, value in module.state_dict().items() if name.startswith("parts.")}
+    return Model(module.backbone, card, {}, first.tokenizer, heads)
 
 
 def _by_task(of_runs: list[dict[str, float]]) -> dict[str, dict[str, Score]]:

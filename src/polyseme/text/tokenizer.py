@@ -104,6 +104,11 @@ class Tokenizer:
         return Tokenizer, (self._definition, self.special_tokens)
 
     @property
+    def definition(self) -> Definition:
+        """The content of its `tokenizer.json`."""
+        return self._definition
+
+    @property
     def vocab_size(self) -> int:
         """One more than the largest id."""
         return len(self.vocabulary)

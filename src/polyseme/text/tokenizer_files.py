@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from polyseme.errors import CheckpointError
 from polyseme.text.frames import FrameName
 from polyseme.text.pipelines import (
@@ -277,4 +279,5 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _json(content: Any) -> bytes:
-    return (json.dumps(content, ensure_ascii=False, indent=2) + "\n").encode()
+    # Python's own indenting takes seconds for a vocabulary of 250,000 tokens.
+    return msgspec.json.format(json.dumps(content, ensure_ascii=False).encode(), indent=2) + b"\n"

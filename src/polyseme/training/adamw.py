@@ -1,9 +1,15 @@
 """AdamW, with the corrections of its averages as the published systems have them."""
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
+
+_add_group: Callable[..., None] = inspect.unwrap(torch.optim.Optimizer.add_param_group)
+_update: Callable[..., Any] = inspect.unwrap(torch.optim.Adam.step)
+"""Torch's own code without the wrappers that keep its compiler away, and load it for that: a second or two
+at the start of every run."""
 
 Correction = bool | Literal["rate"]
 
@@ -27,11 +33,15 @@ class AdamW(torch.optim.AdamW):
         super().__init__(groups, **options)
         self.bias_correction = bias_correction
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """One more group of parameters, with options of its own."""
+        _add_group(self, param_group)
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         """One update of all groups."""
         if self.bias_correction is True:
-            return super().step(closure)
+            return _update(self, closure)
         wanted = [(group["lr"], group["eps"], group["weight_decay"]) for group in self.param_groups]
         for group in self.param_groups:
             first, second = group["betas"]
@@ -43,7 +53,7 @@ class AdamW(torch.optim.AdamW):
             if not self.bias_correction:
                 group["lr"] *= factor
         try:
-            return super().step(closure)
+            return _update(self, closure)
         finally:
             for group, (rate, epsilon, decay) in zip(self.param_groups, wanted, strict=True):
                 group.update(lr=rate, eps=epsilon, weight_decay=decay)

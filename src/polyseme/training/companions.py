@@ -12,7 +12,6 @@ from polyseme.checkpoints.formats import check_sayable, format_of
 from polyseme.checkpoints.hub import resolve
 from polyseme.checkpoints.loading import load
 from polyseme.checkpoints.model import Model
-from polyseme.checkpoints.saving import files_of
 from polyseme.errors import SettingsError
 from polyseme.models.transformer.model import Transformer
 from polyseme.objectives.contract import Companion, Objective
@@ -53,13 +52,12 @@ def provide(
     return read
 
 
-def companion_files(objective: Objective, model: Model) -> Iterator[tuple[str, bytes]]:
-    """The files of each companion, as a model folder of its own below that of `model`."""
+def companions_of(objective: Objective, model: Model) -> Iterator[tuple[str, Model]]:
+    """The model itself and each companion, by the folder of its own that it has below the model's."""
+    yield "", model
     for name, companion in objective.companions().items():
         card = msgspec.structs.replace(model.card, made=model.card.made | {"part": name})
-        beside = Model(companion.backbone, card, companion.heads, model.tokenizer)
-        for file, content in files_of(beside).items():
-            yield f"{name}/{file}", content
+        yield name, Model(companion.backbone, card, companion.heads, model.tokenizer)
 
 
 def check_companions(objective: Objective, family: str) -> None:

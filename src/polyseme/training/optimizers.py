@@ -39,8 +39,8 @@ class Optimizers:
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
-        for member in self.members:
-            member.zero_grad(set_to_none=True)
+        for parameter in self.parameters:  # the members' own call would load torch's compiler
+            parameter.grad = None
 
 
 def decays(parameter: Tensor) -> bool:

@@ -15,6 +15,7 @@ import torch
 from polyseme import progress
 from polyseme.checkpoints.model import Model
 from polyseme.checkpoints.saving import files_of
+from polyseme.checkpoints.trial import try_saving
 from polyseme.devices import environment, pick_device, pick_precision, usable_cores
 from polyseme.errors import MissingExtra, SettingsError
 from polyseme.files import held, write_whole
@@ -24,7 +25,7 @@ from polyseme.records import from_plain, to_json, to_plain
 from polyseme.seeding import derived
 from polyseme.text.store import Store
 from polyseme.training.building import Pretraining, begin, build_objective
-from polyseme.training.companions import check_companions, companion_files, provide
+from polyseme.training.companions import check_companions, companions_of, provide
 from polyseme.training.held_out import held_out_batches, unigram_level
 from polyseme.training.journal import Journal, draw_curves, read_journal
 from polyseme.training.loader import Loader, Position, ahead, split_documents
@@ -129,6 +130,8 @@ class _Run:
 
     def train(self) -> Outcome:
         """From the newest state to the end, or to a signal."""
+        for name, model in companions_of(self.objective, self._model(steps=0)):
+            try_saving(model, self.folder / name, folder=self.folder / ".trial")
         first = self._resume()
         if first >= self.pace.total_steps:
             progress.say(f"{self.folder} is already trained for {first} steps")
@@ -313,17 +316,11 @@ class _Run:
     def _finish(self) -> Outcome:
         """Write the model folder's files and the curves."""
         finished = self.signal is None
-        model = Model(
-            backbone=self.module.backbone,
-            heads=dict(self.objective.heads.items()),
-            tokenizer=self.store.tokenizer,
-            card=msgspec.structs.replace(
-                self.card, recipe=to_plain(self.recipe), made=self.card.made | {"steps": self.done}
-            ),
-        )
-        for name, content in (*files_of(model).items(), *companion_files(self.objective, model)):
-            (self.folder / name).parent.mkdir(exist_ok=True)
-            write_whole(self.folder / name, content)
+        model = self._model(steps=self.done)
+        for part, of_part in companions_of(self.objective, model):
+            for name, content in files_of(of_part).items():
+                (self.folder / part / name).parent.mkdir(exist_ok=True, parents=True)
+                write_whole(self.folder / part / name, content)
         try:
             draw_curves(self.folder / "journal.jsonl", self.folder / "curves.svg")
         except MissingExtra as error:
@@ -331,6 +328,17 @@ class _Run:
         if not finished:
             progress.say(f"stopped and saved at step {self.done}; the same command goes on from there")
         return self._outcome(self.done, finished=finished)
+
+    def _model(self, *, steps: int) -> Model:
+        """What is saved."""
+        return Model(
+            backbone=self.module.backbone,
+            heads=dict(self.objective.heads.items()),
+            tokenizer=self.store.tokenizer,
+            card=msgspec.structs.replace(
+                self.card, recipe=to_plain(self.recipe), made=self.card.made | {"steps": steps}
+            ),
+        )
 
     def _recall(self) -> None:
         """The last held-out figures, from the journal."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from polyseme.models.batch import Batch, Loss, States
 from polyseme.models.heads import MaskedLMHead
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Transformer
+from polyseme.models.transformer.used_rows import UsedRows
 from polyseme.records import nearest
 from polyseme.tasks.classification import Classification
 from polyseme.tasks.labelled_texts import LabelledText
@@ -83,7 +84,8 @@ class BlankClassifier(OnBackbone):
         assert isinstance(self.head, MaskedLMHead)
         transformed = self.head.transform(blanks)
         transformed = transformed.view(len(batch.input_ids), -1, transformed.size(-1))  # [batch, blanks, …]
-        rows = self._table[0].weight[self.words.to(self._table[0].weight.device)]
+        table, words = self._table[0], self.words.to(self._table[0].weight.device)
+        rows = table.weight[table.numbers[words] if isinstance(table, UsedRows) else words]
         rows = rows.to(transformed)  # [labels, blanks, embedding_size]
         scores = torch.einsum("bne,lne->bl", transformed, rows) + self.head.bias[self.words].sum(dim=1)
         return scores.float()
@@ -232,6 +234,13 @@ class Filling(Full):
     def reading(self, task: Task[Any, Any], base: Model) -> dict[str, Any]:
         """Nothing: the head is there."""
         return {}
+
+    def other_ids(self, shared: Preparation) -> Sequence[int] | None:
+        """The labels' words, which the blank is compared with."""
+        task = shared.task
+        assert isinstance(task, BlankClassification)
+        words: list[int] = task.words(shared.inventory).ravel().tolist()
+        return None if super().other_ids(shared) is None else words
 
     def module(self, shared: Preparation) -> TaskModule:
         """The network with the head that it was pre-trained with; with `fresh`, with a fresh one."""

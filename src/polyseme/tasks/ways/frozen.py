@@ -6,6 +6,7 @@ Devlin et al. 2019, section 5.3 and table 7; Peters et al. 2018, section 3.2.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -16,7 +17,6 @@ from torch import Tensor, nn
 
 from polyseme.checkpoints.formats import format_of
 from polyseme.checkpoints.model import Card, Model
-from polyseme.checkpoints.saving import save
 from polyseme.errors import SettingsError
 from polyseme.models.backbone import Backbone
 from polyseme.models.batch import Batch, States
@@ -40,7 +40,11 @@ class Features(Backbone):
     """What a task's head sees instead of the network: its layers, mixed and read. `[batch, length, size]`"""
 
     def __init__(
-        self, source: Source, layers: FrozenLayers, settings: FeatureSettings, config: TransformerConfig
+        self,
+        source: Source | None,
+        layers: FrozenLayers,
+        settings: FeatureSettings,
+        config: TransformerConfig,
     ) -> None:
         super().__init__()
         self.source = source
@@ -50,6 +54,7 @@ class Features(Backbone):
         self.config = msgspec.structs.replace(config, hidden_size=self.hidden_size, num_heads=1, pooler=False)
 
     def forward(self, batch: Batch, *, every_layer: bool = False) -> States:
+        assert self.source is not None
         real = torch.ones_like(batch.input_ids, dtype=torch.bool)
         if batch.attention_mask is not None:
             real = batch.attention_mask.bool()
@@ -101,6 +106,10 @@ class Frozen(Full):
         """The chosen layers; a mix that learns is a fresh one each time."""
         return FrozenLayers(self.settings.features.layers, num_layers=config.num_layers)
 
+    def other_ids(self, shared: Preparation) -> Sequence[int] | None:
+        """The table is not trained."""
+        return None
+
     def ready(self, shared: Preparation, data: dict[str, Data], folder: Path | None) -> None:
         """Compute the states of every row into `feature_cache`, or else into `folder`."""
         with torch.random.fork_rng():
@@ -126,23 +135,15 @@ class Frozen(Full):
         )
 
     def module(self, shared: Preparation) -> TaskModule:
-        """The task's network on the features."""
-        assert self.cache is not None
+        """The task's network on the features, which it can only read once they are `ready`."""
         features = Features(self.cache, self.layers(shared.config), self.settings.features, shared.config)
         return _built(shared.task, features, shared.inventory, shared.reading)
 
-    def save(
-        self,
-        shared: Preparation,
-        module: TaskModule,
-        tensors: dict[str, Tensor],
-        card: Card,
-        folder: Path,
-    ) -> None:
-        """The network as it was, in its family's folder; beside it what was learned."""
-        assert self.cache is not None
+    def saved(self, shared: Preparation, module: TaskModule, tensors: dict[str, Tensor], card: Card) -> Model:
+        """The network as it was; beside it what was learned."""
+        backbone = shared.backbone() if self.cache is None else self.cache.extractor.backbone
         own = {_renamed(name, "backbone.", "features."): tensor for name, tensor in tensors.items()}
-        save(Model(self.cache.extractor.backbone, card, {}, shared.tokenizer, own), folder)
+        return Model(backbone, card, {}, shared.tokenizer, own)
 
     def stored_heads(self, head_name: str) -> list[str]:
         """None: the head stands beside the model."""

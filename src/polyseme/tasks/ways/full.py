@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from polyseme.checkpoints.formats import format_of
 from polyseme.checkpoints.loading import load
 from polyseme.checkpoints.model import Card, Model
-from polyseme.checkpoints.saving import save
 from polyseme.checkpoints.task_tensors import TASK_TENSORS
 from polyseme.errors import CheckpointError
 from polyseme.tasks.settings import FinetuneSettings
@@ -47,6 +47,13 @@ class Full:
         reading = task.reading(base.backbone.config, format_of(base.card.family))
         return reading if self.settings.dropout is None else reading | {"dropout": self.settings.dropout}
 
+    def other_ids(self, shared: Preparation) -> Sequence[int] | None:
+        """The tokens whose vectors are read although they may stand in no text; None where the gradient
+        reaches the whole token table, or nothing is trained that begins with the model's."""
+        plain = type(shared.base.backbone.embeddings.tokens) is nn.Embedding
+        predicts = bool(getattr(shared.task.settings, "lm_weight", 0))
+        return () if plain and not predicts and not self.settings.fresh else None
+
     def ready(self, shared: Preparation, data: dict[str, Data], folder: Path | None) -> None:
         """Compute what all runs need; `folder` keeps it for a run that goes on."""
 
@@ -59,29 +66,22 @@ class Full:
         rates = joint_rates(self.depths(shared, module), self.settings)
         return [Phase("joint", rates, self.settings.epochs, self.settings.patience)]
 
-    def save(
-        self,
-        shared: Preparation,
-        module: TaskModule,
-        tensors: dict[str, Tensor],
-        card: Card,
-        folder: Path,
-    ) -> None:
-        """The folder, as transformers would write it where it has the class."""
+    def saved(self, shared: Preparation, module: TaskModule, tensors: dict[str, Tensor], card: Card) -> Model:
+        """What is saved of a network with these weights, as transformers would have it where it can."""
         head = shared.task.head_name
         published = ("backbone.", "head.") if head else ("backbone.",)
         own = {name: value for name, value in tensors.items() if not name.startswith(published)}
         heads = {head: module.head} if head else {}
-        save(Model(module.backbone, card, heads, shared.tokenizer, own), folder)
+        return Model(module.backbone, card, heads, shared.tokenizer, own)
 
     def stored_heads(self, head_name: str) -> list[str]:
-        """The heads that `save` writes for a task whose head has this name."""
+        """The heads that are saved for a task whose head has this name."""
         return [head_name] if head_name else []
 
     def restored(
         self, task: Task[Any, Any], model: Model, inventory: Inventory, reading: dict[str, Any]
     ) -> TaskModule:
-        """The network of a folder that `save` wrote."""
+        """The network of a folder that was saved."""
         head = task.head_name
         module = task.build(model.backbone, inventory, reading=reading, head=model.heads.get(head))
         fill(module, model.task_tensors, elsewhere=("backbone.", "head.") if head else ("backbone.",))

@@ -1,12 +1,15 @@
 """Phases of a run: which weights learn at which rates, and which rest."""
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from polyseme.errors import SettingsError
+from polyseme.models.transformer.used_rows import UsedRows
 from polyseme.tasks.settings import FinetuneSettings
 from polyseme.tasks.task import TaskModule
 from polyseme.training.adamw import AdamW
@@ -85,18 +88,29 @@ def optimizers(module: TaskModule, phase: Phase, settings: FinetuneSettings) -> 
             groups.setdefault((rate, decays(parameter)), []).append(parameter)
     if not groups:
         raise SettingsError("all learning rates are 0, so nothing would be trained; raise one")
-    return Optimizers(
+    adamw = AdamW(
         [
-            AdamW(
-                [
-                    {"params": members, "lr": rate, "weight_decay": settings.weight_decay if decayed else 0.0}
-                    for (rate, decayed), members in groups.items()
-                ],
-                lr=settings.learning_rate,
-                fused=True,
-            )
-        ]
+            {"params": members, "lr": rate, "weight_decay": settings.weight_decay if decayed else 0.0}
+            for (rate, decayed), members in groups.items()
+        ],
+        lr=settings.learning_rate,
+        fused=True,
     )
+    for part in cast(nn.Module, module).modules():
+        if isinstance(part, UsedRows) and part.weight.requires_grad:
+            adamw.register_step_post_hook(_shrinking_others(part))
+    return Optimizers([adamw])
+
+
+def _shrinking_others(table: UsedRows) -> Callable[..., None]:
+    """What is done after each step for the rows that the optimizer does not see."""
+
+    def shrink(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for group in optimizer.param_groups:
+            if any(parameter is table.weight for parameter in group["params"]):
+                table.shrink_others(rate=group["lr"], weight_decay=group["weight_decay"])
+
+    return shrink
 
 
 def set_mode(module: TaskModule) -> None:

@@ -25,13 +25,17 @@ PICK_INDEX = [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null 2>
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check
+.PHONY: demo test test-integration check
 demo: $(VENV)/demo.stamp
 	$(BIN)/polyseme demo
 
 # A process a core, each with one thread; a file's tests stay together, since they share what they prepare.
 test: $(VENV)/test.stamp
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist loadfile
+
+# With other versions of packages, which pip fetches from the package index.
+test-integration: $(VENV)/test.stamp
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m integration tests/integration
 
 check: $(VENV)/test.stamp
 	$(BIN)/ruff format --check src tests bench

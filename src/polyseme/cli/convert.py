@@ -16,7 +16,7 @@ class Options(Record, frozen=True, kw_only=True):
     """
 
     source: Positional[str]
-    """A model folder, or a hub name."""
+    """A model folder, or a name on a hub: owner/name, owner/name@revision or modelscope:owner/name."""
     target: Positional[str]
     """The folder to write; it must not exist yet."""
     to: Literal["transformers", "tensorflow"] = "transformers"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from polyseme.errors import CheckpointError
+from polyseme.files import refuse_lfs_pointer
 
 _FORBIDDEN = re.compile(r"GLOBAL (\S+)")
 
@@ -19,6 +20,7 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
     A pickle can name any function to be called. torch's restricted unpickler calls none but those that
     rebuild tensors; a file that asks for another is refused, and the error names what it asked for.
     """
+    refuse_lfs_pointer(path, CheckpointError)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # A word on unusual pickles; the errors below say what matters.

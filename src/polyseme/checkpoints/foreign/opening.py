@@ -13,6 +13,7 @@ from polyseme.checkpoints.foreign.translating import Template, translate
 from polyseme.checkpoints.json_files import read_object
 from polyseme.checkpoints.weights import READERS, Stored, open_weights
 from polyseme.errors import CheckpointError
+from polyseme.files import refuse_lfs_pointer
 
 UNSAID = "transformers"
 """Key of a foreign settings file under which we write those of config.json that it cannot say."""
@@ -112,6 +113,7 @@ def _find(folder: Path, layout: str | None) -> tuple[str, Layout, dict[str, Stor
         file = _file(folder, container)
         if file is None:
             continue
+        refuse_lfs_pointer(file, CheckpointError)
         tensors = _opener(container)(file)
         for name in [layout] if layout else LAYOUTS:
             candidate = layout_of(name)

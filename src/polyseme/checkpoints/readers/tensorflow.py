@@ -17,6 +17,7 @@ from polyseme.checkpoints.readers.crc32c import crc32c, masked
 from polyseme.checkpoints.readers.sorted_tables import read_table, write_table
 from polyseme.checkpoints.weights import Stored
 from polyseme.errors import CheckpointError
+from polyseme.files import refuse_lfs_pointer
 from polyseme.protobuf import (
     Damaged,
     bytes_field,
@@ -128,6 +129,7 @@ class _Shard:
     def __init__(self, path: Path, index: Path) -> None:
         self.path = path
         self._mapped: mmap.mmap | None = None
+        refuse_lfs_pointer(path, CheckpointError)
         try:
             self.size = path.stat().st_size
         except OSError as error:

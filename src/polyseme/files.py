@@ -170,7 +170,8 @@ def refuse_lfs_pointer(path: Path, error: type[PolysemeError]) -> None:
         return  # whoever reads the file says what is wrong with it
     if content.startswith(b"version https://git-lfs.github.com/spec/"):
         raise error(
-            f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull` in {path.absolute().parent}"
+            f"{path} is a Git LFS pointer, not the file itself; "
+            f"run `git lfs pull` in {path.absolute().parent}"
         )
 
 

@@ -344,4 +344,5 @@ def test_without_the_client_the_error_says_what_to_install(tmp_path: Path) -> No
         "resolve('owner/safe')\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert "pip install 'polyseme[hub]'" in done.stderr
+    assert "pip install huggingface-hub (" in done.stderr
+    assert "pip install -e '.[hub]'" in done.stderr

@@ -206,7 +206,7 @@ def test_a_folder_without_settings_or_weights_says_what_is_missing(folder: Path)
     (folder / "model.safetensors").rename(folder / "weights.dat")
     assert_refused(
         folder,
-        r"no weights that polyseme reads \(model\.safetensors or pytorch_model\.bin\); it holds .*weights\.dat",
+        r"no weights that polyseme reads \(model\.safetensors or pytorch_model\.bin\); it holds .*weights",
     )
     (folder / "config.json").unlink()
     assert_refused(folder, r"there is no file .*config\.json, which a model folder needs")

@@ -203,10 +203,10 @@ def test_settings_that_are_no_settings_are_refused(content: bytes, message: str,
 
 
 def test_a_folder_without_settings_or_weights_says_what_is_missing(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "tf_model.h5")
+    (folder / "model.safetensors").rename(folder / "weights.dat")
     assert_refused(
         folder,
-        r"no weights that polyseme reads \(model\.safetensors or pytorch_model\.bin\); it holds .*tf_model",
+        r"no weights that polyseme reads \(model\.safetensors or pytorch_model\.bin\); it holds .*weights",
     )
     (folder / "config.json").unlink()
     assert_refused(folder, r"there is no file .*config\.json, which a model folder needs")

@@ -52,7 +52,9 @@ def modernbert(tmp_path: Path) -> Path:
 
 def test_a_missing_tensor_is_named(bert: Path) -> None:
     change_tensors(bert, bert__encoder__layer__1__output__dense__bias=None)
-    assert_refused(r"bert lacks bert\.encoder\.layer\.1\.output\.dense\.bias; if a part", bert)
+    assert_refused(
+        r"bert lacks bert\.encoder\.layer\.1\.output\.dense\.bias; the weights are incomplete", bert
+    )
 
 
 def test_many_missing_tensors_are_named_and_counted(bert: Path) -> None:
@@ -87,7 +89,7 @@ def test_a_head_that_the_file_lacks_is_refused_unless_it_starts_fresh(tmp_path: 
         heads=["next-sentence"],
     )
     assert_refused(
-        r'no pooler, which next-sentence reads; .* name "pooler" in fresh= too',
+        r'no pooler, which next-sentence reads; in Python, "pooler" in fresh= too',
         folder,
         fresh=["next-sentence"],
     )
@@ -377,9 +379,6 @@ def test_a_tokenizer_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     (small / "vocab.txt").unlink()
     with pytest.raises(CheckpointError, match=r"the tokenizer has \d+ tokens and the model only 20"):
         files_of(Model(load(small).backbone, Card(family="bert"), tokenizer=good.tokenizer))
-    other = load(foreign_folder(tmp_path / "other", "BertModel", pad_token_id=4))
-    with pytest.raises(CheckpointError, match="fills rows up with token 0, the model with 4"):
-        files_of(Model(other.backbone, Card(family="bert"), tokenizer=good.tokenizer))
 
 
 def test_an_existing_folder_gives_way_only_on_request(bert: Path, tmp_path: Path) -> None:

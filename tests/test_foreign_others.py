@@ -301,9 +301,10 @@ def test_ernie_by_single_parameters(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("tasks", [{}, {"use_task_id": True, "task_type_vocab_size": 4}], ids=["1.0", "3.0"])
 @pytest.mark.parametrize("protocol", [2, 4])
-def test_ernie_by_one_pickle_of_arrays(protocol: int, tmp_path: Path) -> None:
-    model = random_model("ErnieForPreTraining", **ERNIE)
+def test_ernie_by_one_pickle_of_arrays(protocol: int, tasks: dict[str, Any], tmp_path: Path) -> None:
+    model = random_model("ErnieForPreTraining", **ERNIE, **tasks)
     state = {}
     for name, tensor in own_tensors(model).items():
         for old, new in (

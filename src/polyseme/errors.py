@@ -26,10 +26,11 @@ class MissingExtra(PolysemeError, ImportError):
 
     >>> raise MissingExtra("pyarrow", extra="parquet")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    polyseme.errors.MissingExtra: this needs the package pyarrow; install it with: ...[parquet]
+    polyseme.errors.MissingExtra: this needs the package pyarrow; install it with: pip install pyarrow ...
     """
 
     def __init__(self, package: str, *, extra: str) -> None:
         super().__init__(
-            f"this needs the package {package}; install it with: pip install 'polyseme[{extra}]'"
+            f"this needs the package {package}; install it with: pip install {package} "
+            f"(in a checkout of polyseme, or with the whole extra: pip install -e '.[{extra}]')"
         )

@@ -9,12 +9,15 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from polyseme.errors import DataError, PolysemeError
 
 _BLOCK = 1 << 22
+_LARGEST_LFS_POINTER = 1024
+"""Bytes; what its specification allows."""
 
 
 class WholeFile:
@@ -154,6 +157,22 @@ def held(folder: Path, *, purpose: str, instead: str = "folder") -> Iterator[Non
         yield
     finally:
         os.close(descriptor)
+
+
+def refuse_lfs_pointer(path: Path, error: type[PolysemeError]) -> None:
+    """Raise `error` where Git LFS left its pointer in place of the file, as a clone without git-lfs does."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_LFS_POINTER:
+            return
+        content = path.read_bytes()
+    except OSError:
+        return  # whoever reads the file says what is wrong with it
+    if content.startswith(b"version https://git-lfs.github.com/spec/"):
+        raise error(
+            f"{path} is a Git LFS pointer, not the file itself; "
+            f"run `git lfs pull` in {path.absolute().parent}"
+        )
 
 
 def sha256(path: Path) -> str:

@@ -72,6 +72,7 @@ def convert(
     heads: Sequence[str] | None = None,
     layout: str | None = None,
     settings: str | Path | None = None,
+    ignore: Sequence[str] = (),
     check: bool = False,
 ) -> Receipt:
     """Read a model folder or hub name and write it to the folder `target`.
@@ -79,16 +80,17 @@ def convert(
     The source may be a folder of transformers, of TensorFlow's projects, of UER-py, of Paddle or of OpenAI;
     `layout` says which one where several fit, and `settings` names a settings file that lies elsewhere.
     Without `heads` all of the model is kept, and a `CheckpointError` names what could not be; with them
-    other heads are left out. With `check` the receipt, which is for printing, tells how far the outputs are
-    from those of transformers, or whether what was written for TensorFlow reads back bit by bit.
+    other heads are left out. Tensors whose names in the file match a pattern in `ignore` ("crf.*") are left
+    out, and the receipt names them. With `check` the receipt, which is for printing, tells how far the
+    outputs are from those of transformers, or whether what was written for TensorFlow reads back bit by bit.
     """
     folder = resolve(source)
     file = None if settings is None else Path(settings)
     if heads is None:
-        heads, lost = heads_in(folder, layout=layout, settings=file), True
+        heads, lost = heads_in(folder, layout=layout, settings=file, ignore=ignore), True
     else:
         lost = False
-    model, reading = read_model(folder, heads=heads, layout=layout, settings=file)
+    model, reading = read_model(folder, heads=heads, layout=layout, settings=file, ignore=ignore)
     if reading.skipped and lost:
         raise CheckpointError(
             f"{folder} holds {listed(reading.skipped)}, which would be lost; "

@@ -125,9 +125,13 @@ def _sources(
         else:
             sources[name] = found
     if missing:
-        raise CheckpointError(
-            f"{where} lacks {listed(missing)}; if a part is to start fresh, name it in fresh="
+        backbone = Translation({**format.rules["backbone"], **format.rules.get("decoder", {})})
+        way_out = (
+            "the weights are incomplete, or config.json is of another model; fetch the folder again"
+            if any(backbone.ours(name) for name in missing)
+            else "to begin such a part with random values, name it in fresh="
         )
+        raise CheckpointError(f"{where} lacks {listed(missing)}; {way_out}")
     return sources
 
 
@@ -175,7 +179,11 @@ def _check_rest(format: Format, rest: Mapping[str, Stored], parts: set[str], whe
         and not any(table.ours(name) for table in others)
     ]
     if left:
-        raise CheckpointError(f"{where} holds {listed(left)}, for which this model has no place")
+        first = min(left).split(".")[0]
+        raise CheckpointError(
+            f"{where} holds {listed(left)}, for which this model has no place; if they may be left out, name "
+            f"them in ignore=, as in: polyseme convert {where} OUT --ignore-tensors '{first}.*'"
+        )
 
 
 def listed(names: Iterable[str]) -> str:

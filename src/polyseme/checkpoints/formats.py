@@ -33,6 +33,9 @@ FORMATS = {
 }
 """By the `model_type` of config.json."""
 
+SAME = {"camembert": "roberta"}
+"""Families that are another one by the tensors' names and by what is computed."""
+
 ACTIVATIONS = {
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
@@ -139,8 +142,9 @@ class Format:
 def format_of(family: str) -> Format:
     """The format of a family, or a `CheckpointError` that lists the known ones."""
     if family not in FORMATS:
+        hint = f"; it computes what {SAME[family]} does: set model_type to that" if family in SAME else ""
         raise CheckpointError(
-            f"models of the family {family!r} cannot be read or written; known are {', '.join(FORMATS)}"
+            f"models of the family {family!r} cannot be read or written; known are {', '.join(FORMATS)}{hint}"
         )
     module, name = FORMATS[family].split(":")
     found = getattr(import_module(module), name)

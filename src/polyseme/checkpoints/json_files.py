@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from polyseme.errors import CheckpointError
+from polyseme.files import refuse_lfs_pointer
 
 _MOST_BYTES = 1 << 26
 
@@ -27,6 +28,7 @@ def read_array(path: Path) -> list[Any]:
 
 
 def _read(path: Path) -> Any:
+    refuse_lfs_pointer(path, CheckpointError)
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise CheckpointError(f"{path} is larger than {_MOST_BYTES >> 20} MB, which no settings file is")

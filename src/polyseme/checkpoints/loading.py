@@ -40,25 +40,31 @@ def load(
     labels: Sequence[str] = (),
     pooling: str | None = None,
     dtype: torch.dtype | None = None,
+    ignore: Sequence[str] = (),
 ) -> Model:
     """The model of a folder or hub name, in evaluation mode, with the `heads` that are asked for.
 
     `heads` come from the file; those in `fresh` start from random values (of torch's global generator)
     instead, and those in both only where the file has none. "pooler" may be named beside the heads. A fresh
     "classification" head needs the `labels`, and pools as `pooling` says. Weights become float32 unless
-    `dtype` says otherwise. Raises `CheckpointError` for what is missing, left over, damaged or of a kind
-    that we do not compute.
+    `dtype` says otherwise. Tensors whose names in the file match a pattern in `ignore` ("crf.*") are
+    left out. Raises `CheckpointError` for what is missing, left over, damaged or of a kind that we do not
+    compute.
 
     >>> model = load("hfl/chinese-bert-wwm-ext", heads=["masked-lm"])  # doctest: +SKIP
     """
     folder = resolve(name_or_folder)
-    model, _ = read_model(folder, heads=heads, fresh=fresh, labels=labels, pooling=pooling, dtype=dtype)
+    model, _ = read_model(
+        folder, heads=heads, fresh=fresh, labels=labels, pooling=pooling, dtype=dtype, ignore=ignore
+    )
     return model
 
 
-def heads_in(folder: Path, *, layout: str | None = None, settings: Path | None = None) -> list[str]:
+def heads_in(
+    folder: Path, *, layout: str | None = None, settings: Path | None = None, ignore: Sequence[str] = ()
+) -> list[str]:
     """The heads that a model folder has weights for."""
-    source = Source(folder, layout=layout, settings=settings)
+    source = Source(folder, layout=layout, settings=settings, ignore=ignore)
     return [head for head in HEADS if head in source.parts]
 
 
@@ -73,6 +79,7 @@ def read_model(
     layout: str | None = None,
     settings: Path | None = None,
     stored: dict[str, Stored] | None = None,
+    ignore: Sequence[str] = (),
 ) -> tuple[Model, Reading]:
     """As `load`, with an account of the tensors; `folder` is one on this machine.
 
@@ -81,7 +88,7 @@ def read_model(
     tokenizer.
     """
     dtype = dtype or torch.float32
-    source = Source(folder, layout=layout, settings=settings, stored=stored)
+    source = Source(folder, layout=layout, settings=settings, stored=stored, ignore=ignore)
     read, drawn = source.choose(heads, fresh)
     config = source.config(pooler="pooler" in {*read, *drawn})
     check_heads(source.format, config, {*read, *drawn})
@@ -109,7 +116,8 @@ def read_model(
         where=source.folder,
         dtype=dtype,
     )
-    reading = replace(reading, layout=source.opened.layout, left=source.opened.left)
+    left = source.opened.left | ({"ignored": source.ignored} if source.ignored else {})
+    reading = replace(reading, layout=source.opened.layout, left=left)
 
     if "pooler" in drawn:
         backbone.pooler = _fresh_pooler(config, dtype)

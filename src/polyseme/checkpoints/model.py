@@ -45,6 +45,14 @@ POOL = ("classification", "multiple-choice")
 NAMES_CLASSES = ("classification", "token-classification")
 """The heads whose scores are of classes that the card names."""
 
+FINETUNED_BY = {
+    "classification": "classification",
+    "question-answering": "reading-comprehension",
+    "multiple-choice": "multiple-choice",
+    "token-classification": "tagging",
+}
+"""The heads that fine-tuning makes, and the task of the command."""
+
 TOLD_APART = ("classification", "question-answering", "multiple-choice", "token-classification")
 """The heads whose tensors families give the same names: config.json's `architectures` says which it is."""
 

@@ -137,16 +137,22 @@ def _special_ids(model: Model, format: Format) -> dict[str, int]:
         raise CheckpointError(
             f"the tokenizer has {tokenizer.vocab_size} tokens and the model only {config.vocab_size}"
         )
-    if "padding" in tokenizer.special_tokens and tokenizer.padding_id != config.padding_id:
-        raise CheckpointError(
-            f"the tokenizer fills rows up with token {tokenizer.padding_id}, "
-            f"the model with {config.padding_id}"
-        )
-    return {
+    ids = {
         key: getattr(tokenizer, f"{role}_id")
         for key, role in format.special_ids.items()
         if role in tokenizer.special_tokens
     }
+    # The mask says what is padding, whatever token stands there; many published folders have a pad_token_id
+    # that is not their tokenizer's, and RoBERTa's positions count from it. Only where transformers looks for
+    # the last token of a row does it go by this id and not by the mask.
+    head = model.heads.get("classification")
+    if (
+        isinstance(head, ClassificationHead)
+        and head.pooling == "last"
+        and "padding" in tokenizer.special_tokens
+    ):
+        ids["pad_token_id"] = tokenizer.padding_id
+    return ids
 
 
 def published_weights(model: Model, format: Format, *, shapes_only: bool = False) -> dict[str, Tensor]:

@@ -10,9 +10,10 @@ from polyseme.checkpoints.filling import parts_in, standard_names
 from polyseme.checkpoints.foreign.opening import Opened, open_folder
 from polyseme.checkpoints.formats import format_of, read_config
 from polyseme.checkpoints.json_files import read_object
-from polyseme.checkpoints.model import HEADS, READ_POOLED, TOLD_APART
+from polyseme.checkpoints.model import FINETUNED_BY, HEADS, READ_POOLED, TOLD_APART
 from polyseme.checkpoints.sentence_transformers import transformer_folder
 from polyseme.checkpoints.weights import Stored
+from polyseme.checkpoints.wrapped_names import unwrapped, without_ignored
 from polyseme.errors import CheckpointError, SettingsError
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.records import nearest
@@ -30,6 +31,7 @@ class Source:
         layout: str | None = None,
         settings: Path | None = None,
         stored: dict[str, Stored] | None = None,
+        ignore: Sequence[str] = (),
     ) -> None:
         """`stored` are the tensors of a folder of transformers whose weights are not written yet."""
         self.folder = transformer_folder(folder)
@@ -43,7 +45,8 @@ class Source:
         if family is None:
             raise CheckpointError(f"{self.folder}/config.json names no model_type; add it, for instance bert")
         self.format = format_of(str(family))
-        self.stored = standard_names(self.format, self.opened.stored)
+        stored, self.ignored = without_ignored(self.opened.stored, ignore, self.folder)
+        self.stored = standard_names(self.format, unwrapped(self.format, stored, self.folder))
         self.parts = parts_in(self.format, self.stored)
         self.parts -= {head for head in TOLD_APART if not self._is_named(head)}
         self.parts |= {head for head in self.format.tied_heads if self._names(head)}
@@ -64,17 +67,25 @@ class Source:
             kind = (
                 f" (its architectures: {', '.join(self._architectures())})" if self._architectures() else ""
             )
-            raise CheckpointError(
-                f"{self.folder} has no {absent[0]}{kind}; to begin with random values, name it in fresh="
-            )
+            raise CheckpointError(f"{self.folder} has no {absent[0]}{kind}; {self._way_to(absent[0])}")
         return self._with_pooler(read, drawn), drawn
+
+    def _way_to(self, head: str) -> str:
+        """What a user does who wants a head that the folder lacks."""
+        fresh = f'fresh=["{head}"] begins with random values'
+        if head not in FINETUNED_BY:
+            return f"in Python, {fresh}"
+        return (
+            f"fine-tune it first: polyseme finetune {FINETUNED_BY[head]} --model {self.folder} … "
+            f"(in Python, {fresh})"
+        )
 
     def _with_pooler(self, read: set[str], drawn: set[str]) -> set[str]:
         needs = sorted(filter(self.format.reads_pooled, {*read, *drawn}.intersection(READ_POOLED)))
         if needs and self.format.rules["pooler"] and "pooler" not in {*read, *drawn}:
             raise CheckpointError(
                 f"{self.folder} has no pooler, which {needs[0]} reads; "
-                'to begin with random values, name "pooler" in fresh= too'
+                'in Python, "pooler" in fresh= too begins it with random values'
             )
         return read
 

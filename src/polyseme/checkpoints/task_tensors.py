@@ -7,6 +7,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from polyseme.errors import CheckpointError
+from polyseme.files import refuse_lfs_pointer
 
 TASK_TENSORS = "task.safetensors"
 
@@ -24,6 +25,7 @@ def read_task_tensors(folder: Path) -> dict[str, Tensor]:
     path = folder / TASK_TENSORS
     if not path.is_file():
         return {}
+    refuse_lfs_pointer(path, CheckpointError)
     try:
         return dict(safetensors.torch.load_file(path))
     except (SafetensorError, OSError) as error:

@@ -11,6 +11,7 @@ from torch import Tensor
 from polyseme.checkpoints.json_files import read_object
 from polyseme.checkpoints.torch_files import read_torch_file
 from polyseme.errors import CheckpointError
+from polyseme.files import refuse_lfs_pointer
 
 
 class Stored(NamedTuple):
@@ -74,6 +75,7 @@ def _open_shards(index: Path, opener: Callable[[Path], dict[str, Stored]]) -> di
 
 
 def _open_safetensors(path: Path) -> dict[str, Stored]:
+    refuse_lfs_pointer(path, CheckpointError)
     try:
         file: Any = safe_open(path, framework="pt")
         return {

@@ -16,7 +16,7 @@ class Options(Record, frozen=True, kw_only=True):
     """
 
     source: Positional[str]
-    """A model folder, or a hub name."""
+    """A model folder, or a name on a hub: owner/name, owner/name@revision or modelscope:owner/name."""
     target: Positional[str]
     """The folder to write; it must not exist yet."""
     to: Literal["transformers", "tensorflow"] = "transformers"
@@ -25,6 +25,9 @@ class Options(Record, frozen=True, kw_only=True):
     """Whose folder to read, where several fit: tensorflow-electra-generator is the generator of ELECTRA."""
     settings: str | None = None
     """The settings file of a foreign folder, where it lies elsewhere."""
+    ignore_tensors: tuple[str, ...] = ()
+    """Patterns of names of tensors to leave out, as the source spells them: 'crf.*' 'lstm.*' for a tagger of
+    which only the encoder is wanted."""
     check: bool = False
     """Compare the outputs with transformers, if it is installed, or read TensorFlow's folder back."""
 
@@ -40,6 +43,7 @@ def run(options: Options) -> None:
             to=options.to,
             layout=options.layout,
             settings=options.settings,
+            ignore=options.ignore_tensors,
             check=options.check,
         )
     )

@@ -13,7 +13,8 @@ class Options(PretrainSettings, frozen=True, kw_only=True):
     """Train a small student on what its teacher says of a store. The same command again goes on."""
 
     teacher: Positional[str]
-    """The model to learn from: a folder or hub name."""
+    """The model to learn from: a folder, or a name on a hub: owner/name, owner/name@revision or
+    modelscope:owner/name."""
     store: Positional[str]
     """The store that polyseme prepare wrote with the teacher's vocabulary (--tokenizer TEACHER)."""
     out: str

@@ -15,7 +15,8 @@ class Options(EmbedSettings, frozen=True, kw_only=True):
     text: Positional[str]
     """A file with one text a line, a folder or pattern of such files, or - for standard input."""
     model: str
-    """A model folder, of ours, transformers or sentence-transformers, or a hub name."""
+    """A model folder, of ours, transformers or sentence-transformers, or a name on a hub: owner/name,
+    owner/name@revision or modelscope:owner/name."""
     out: str
     """Where the vectors go; the suffix says how: .npy, .parquet or .jsonl."""
     replace: bool = False

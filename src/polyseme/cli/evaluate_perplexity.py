@@ -18,7 +18,7 @@ class Options(PerplexitySettings, frozen=True, kw_only=True):
     file: Positional[str]
     """The text, or - for standard input."""
     model: str
-    """A model folder, or a hub name."""
+    """A model folder, or a name on a hub: owner/name, owner/name@revision or modelscope:owner/name."""
     json: bool = False
     """The figures as JSON."""
 

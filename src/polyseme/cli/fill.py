@@ -15,7 +15,8 @@ class Options(FillSettings, frozen=True, kw_only=True):
     text: Positional[str]
     """The text, or - for one a line from standard input."""
     model: str
-    """The folder or hub name of a masked model, or of a T5."""
+    """The folder of a masked model or of a T5, or its name on a hub: owner/name, owner/name@revision or
+    modelscope:owner/name."""
     out: str | None = None
     """Where the texts go, a line of JSON for each text that was read; None: they are printed."""
 

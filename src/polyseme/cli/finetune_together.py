@@ -17,7 +17,8 @@ class Options(FinetuneSettings, frozen=True, kw_only=True):
     tasks: str
     """The TOML file of the tasks."""
     model: str
-    """The folder or hub name of the model to start from."""
+    """The model to start from: a folder, or a name on a hub: owner/name, owner/name@revision or
+    modelscope:owner/name."""
     out: str
     """The folder of the fine-tuned model; it must not exist yet."""
     temperature: float = 1.0

@@ -16,7 +16,8 @@ class Options(GenerateSettings, frozen=True, kw_only=True):
     prompts: Positional[str]
     """A file with one prompt a line, or - for standard input."""
     model: str
-    """A model folder, of ours or transformers, or a hub name."""
+    """A model folder, of ours or transformers, or a name on a hub: owner/name, owner/name@revision or
+    modelscope:owner/name."""
     out: str | None = None
     """Where the texts go as JSON lines, with their scores; None: they are printed."""
     text: TextSettings = TextSettings()

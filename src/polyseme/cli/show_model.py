@@ -11,7 +11,7 @@ class Options(Record, frozen=True, kw_only=True):
     """Show what a model is made of: its choices, parts, parameters, and the deviations of its matrices."""
 
     model: Positional[str]
-    """A model folder, or a hub name."""
+    """A model folder, or a name on a hub: owner/name, owner/name@revision or modelscope:owner/name."""
     json: bool = False
     """The same as JSON."""
 

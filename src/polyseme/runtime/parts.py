@@ -52,7 +52,10 @@ def compiled_embeddings(backbone: Transformer, precision: Precision) -> FirstSta
 
 
 def _of_tables(module: Embeddings, config: TransformerConfig, precision: Precision) -> FirstStates:
-    tables: tuple[Any, Any, Any] = (module.tokens.weight, *_tables(module.positions, module.token_types))
+    places, segments = _tables(module.positions, module.token_types)
+    if segments is not None and config.embedding.task_type_vocab_size:
+        segments = segments + module.task_types.get_parameter("weight")[0]
+    tables: tuple[Any, Any, Any] = (module.tokens.weight, places, segments)
     normed = compiled_norm(module.norm, "after", precision, module.tokens.weight.device)
     return first_states(*tables, scale=getattr(module.scale, "factor", 1.0), norm=normed)
 

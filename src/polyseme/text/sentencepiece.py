@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from polyseme.errors import CheckpointError
+from polyseme.files import refuse_lfs_pointer
 from polyseme.protobuf import Damaged, fields
 from polyseme.text.character_map import check_character_map
 from polyseme.text.frames import FrameName
@@ -66,6 +67,7 @@ def sentencepiece_tokenizer(path: Path, settings: Mapping[str, Any]) -> tuple[De
     `keep_accents` and `extra_ids`. Raises `CheckpointError` for a file that is damaged or of a kind that is
     not read.
     """
+    refuse_lfs_pointer(path, CheckpointError)
     try:
         model = read_model(path.read_bytes())
     except (Damaged, UnicodeDecodeError) as error:

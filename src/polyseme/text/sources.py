@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from polyseme.errors import DataError
+from polyseme.files import refuse_lfs_pointer
 
 STANDARD_INPUT = Path("-")
 _BLOCK = 1 << 20
@@ -60,6 +61,7 @@ def size(sources: Sequence[str | Path]) -> int | None:
 
 def read_blocks(path: Path, *, advance: Advance | None = None) -> Iterator[bytes]:
     """The bytes of a file, decompressed if its first bytes say that it is .gz, .bz2 or .xz."""
+    refuse_lfs_pointer(path, DataError)
     with _reading(path), _open(path) as file:
         counted = _Counted(file, advance)
         for magic, kind in _FOREIGN.items():

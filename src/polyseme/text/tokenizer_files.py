@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from polyseme.errors import CheckpointError
+from polyseme.files import refuse_lfs_pointer
 from polyseme.text.frames import FrameName
 from polyseme.text.pipelines import (
     BERT_WORDS,
@@ -259,6 +260,7 @@ def _without_numbers(lines: list[str]) -> list[str]:
 
 def _lines(path: Path) -> list[str]:
     """The lines of a file; only the line feed ends one, for U+2028 is a token of BERT's vocabulary."""
+    refuse_lfs_pointer(path, CheckpointError)
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -269,6 +271,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    refuse_lfs_pointer(path, CheckpointError)
     try:
         content = json.loads(path.read_bytes().decode("utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from polyseme.errors import DataError
+from polyseme.files import refuse_lfs_pointer
 
 Finder = Callable[[Sequence[str]], list[tuple[int, int]]]
 """From the pieces of a text (words, blanks, signs) to the runs of pieces that are one unit."""
@@ -47,6 +48,7 @@ class UnitList:
 
 def read_unit_list(path: Path, normalise: Callable[[str], str]) -> UnitList:
     """The list in a file, one entry a line, made alike as the text is; blank lines are left out."""
+    refuse_lfs_pointer(path, DataError)
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError as error:

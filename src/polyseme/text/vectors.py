@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from polyseme.errors import DataError
+from polyseme.files import refuse_lfs_pointer
 from polyseme.text.sources import read_blocks
 
 Vector = npt.NDArray[np.float32]
@@ -30,6 +31,7 @@ def read_vectors(path: str | Path) -> Iterator[tuple[str, Vector]]:
     path = Path(path)
     if not path.is_file():
         raise DataError(f"there is no file of word vectors {path}")
+    refuse_lfs_pointer(path, DataError)
     if path.suffix == ".npy":
         yield from _matrix(path)
         return

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from polyseme.errors import DataError, MissingExtra, SettingsError
+from polyseme.files import refuse_lfs_pointer
 from polyseme.records import nearest
 
 
@@ -137,6 +138,7 @@ DictionaryWord = tuple[str, int | None, str | None]
 
 def read_dictionary(path: Path) -> list[DictionaryWord]:
     """The words of a user dictionary; a `DataError` names file and line where it is none."""
+    refuse_lfs_pointer(path, DataError)
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except FileNotFoundError as error:

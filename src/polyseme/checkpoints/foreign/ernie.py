@@ -1,15 +1,16 @@
-"""Baidu's ERNIE 1.0: a file for each parameter, or one `.pdparams`, with ernie_config.json and vocab.txt.
+"""Baidu's ERNIE: a file for each parameter, or one `.pdparams`, with ernie_config.json and vocab.txt.
 
 transformers' settings for ERNIE differ from those of version 1.0, which are written here: ReLU, and the
 epsilon of Paddle's layer norm.
 """
 
-from polyseme.checkpoints.foreign.layouts import Held, Layout, Rules
+from typing import Any
+
+from polyseme.checkpoints.foreign.layouts import Held, Layout, Rules, Shapes
 
 _WRITTEN = {
     "hidden_act": "relu",
     "layer_norm_eps": 1e-5,
-    "use_task_id": False,
 }
 _ARCHITECTURES = (
     ("cls.seq_relationship.weight", "ErnieForPreTraining"),
@@ -86,7 +87,7 @@ _PADDLENLP = "ernie.encoder.layers.{n}."
 _DYNAMIC: Rules = {
     **{
         f"ernie.embeddings.{name}_embeddings.weight": f"ernie.embeddings.{name}_embeddings.weight"
-        for name in ("word", "position", "token_type")
+        for name in ("word", "position", "token_type", "task_type")
     },
     **_same("ernie.embeddings.LayerNorm.", "ernie.embeddings.layer_norm."),
     **_linear(f"{_OURS}attention.self.query.", f"{_PADDLENLP}self_attn.q_proj."),
@@ -105,6 +106,14 @@ _DYNAMIC: Rules = {
     **_linear("cls.seq_relationship.", "cls.seq_relationship."),
 }
 
+_TASK_TYPES = "ernie.embeddings.task_type_embeddings.weight"
+
+
+def _finish(plain: dict[str, Any], shapes: Shapes) -> dict[str, Any]:
+    """Task types, which version 3.0 has, are read where they are, unless the settings say otherwise."""
+    return {"use_task_id": plain.get("use_task_id", _TASK_TYPES in shapes)}
+
+
 DYNAMIC = Layout(
     family="ernie",
     container="pdparams",
@@ -118,7 +127,9 @@ DYNAMIC = Layout(
         "type_vocab_size": ("ernie.embeddings.token_type_embeddings.weight", 0),
         "hidden_size": ("ernie.embeddings.word_embeddings.weight", 1),
         "intermediate_size": ("ernie.encoder.layers.0.linear1.bias", 0),
+        "task_type_vocab_size": (_TASK_TYPES, 0),
     },
     counts={"num_hidden_layers": "ernie.encoder.layers.{n}.linear1.bias"},
     written=_WRITTEN,
+    finish=_finish,
 )

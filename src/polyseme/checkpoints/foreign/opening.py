@@ -11,8 +11,11 @@ from polyseme.checkpoints.filling import listed
 from polyseme.checkpoints.foreign.layouts import LAYOUTS, Layout, layout_of
 from polyseme.checkpoints.foreign.translating import Template, translate
 from polyseme.checkpoints.json_files import read_object
+from polyseme.checkpoints.other_kinds import refuse_other_kinds
 from polyseme.checkpoints.weights import READERS, Stored, open_weights
 from polyseme.errors import CheckpointError
+from polyseme.files import refuse_lfs_pointer
+from polyseme.progress import say
 
 UNSAID = "transformers"
 """Key of a foreign settings file under which we write those of config.json that it cannot say."""
@@ -59,6 +62,15 @@ CONTAINERS = {
 """In the order in which a folder is searched; pickles come last."""
 
 
+OLD_SETTINGS: dict[str, tuple[str, dict[str, str]]] = {
+    "bert_config.json": ("bert", {}),
+    "albert_config.json": ("albert", {}),
+    "xlnet_config.json": ("xlnet", {"n_token": "vocab_size"}),
+}
+"""Settings files beside weights of PyTorch, as HIT and others publish them: the family, and the keys of
+config.json by theirs where they differ."""
+
+
 @dataclass(frozen=True)
 class Opened:
     """The content of a folder in the words of transformers."""
@@ -80,12 +92,11 @@ def open_folder(folder: Path, *, layout: str | None = None, settings: Path | Non
 
     Raises `CheckpointError` where nothing fits or something is damaged.
     """
-    path = folder / "config.json"
     if layout == "transformers" or (layout is None and _is_native(folder)):
-        return Opened(read_object(path), path, open_weights(folder))
+        return _opened_natively(folder)
     found = _find(folder, layout)
     if found is None:
-        return Opened(read_object(path), path, open_weights(folder))
+        return _opened_natively(folder)
     name, chosen, foreign = found
     stored, left = translate(chosen, foreign)
     file = settings or _settings_file(folder, chosen)
@@ -98,9 +109,36 @@ def open_folder(folder: Path, *, layout: str | None = None, settings: Path | Non
 def _is_native(folder: Path) -> bool:
     """Whether a folder has what transformers writes; only pickles of UER-py may have the same names."""
     files = [name for name in READERS for name in (name, f"{name}.index.json") if (folder / name).is_file()]
-    if not files or not (folder / "config.json").is_file():
+    settings = _published_settings_file(folder)
+    if not files or not settings.is_file():
         return False
-    return files != ["pytorch_model.bin"] or "model_type" in read_object(folder / "config.json")
+    named = settings.name == "config.json" and "model_type" in read_object(settings)
+    return files != ["pytorch_model.bin"] or named
+
+
+def _opened_natively(folder: Path) -> Opened:
+    if not any((folder / name).is_file() for kind in READERS for name in (kind, f"{kind}.index.json")):
+        refuse_other_kinds(folder)
+    path = _published_settings_file(folder)
+    if path.name == "config.json":
+        return Opened(read_object(path), path, open_weights(folder))
+    family, names = OLD_SETTINGS[path.name]
+    settings = {names.get(key, key): value for key, value in read_object(path).items()}
+    say(f"{path} is read as the config.json of a {family}")
+    return Opened({"model_type": family, **settings}, path, open_weights(folder))
+
+
+def _published_settings_file(folder: Path) -> Path:
+    """config.json, or without it the one file that had its place before families shared one name."""
+    old = [folder / name for name in OLD_SETTINGS if (folder / name).is_file()]
+    if (folder / "config.json").is_file() or not old:
+        return folder / "config.json"
+    if len(old) > 1:
+        raise CheckpointError(
+            f"{folder} has no config.json, but {listed(path.name for path in old)}; "
+            "rename the one that is meant to config.json and name its family there, as model_type"
+        )
+    return old[0]
 
 
 def _find(folder: Path, layout: str | None) -> tuple[str, Layout, dict[str, Stored]] | None:
@@ -112,6 +150,7 @@ def _find(folder: Path, layout: str | None) -> tuple[str, Layout, dict[str, Stor
         file = _file(folder, container)
         if file is None:
             continue
+        refuse_lfs_pointer(file, CheckpointError)
         tensors = _opener(container)(file)
         for name in [layout] if layout else LAYOUTS:
             candidate = layout_of(name)
@@ -119,6 +158,8 @@ def _find(folder: Path, layout: str | None) -> tuple[str, Layout, dict[str, Stor
                 renamed = _renamed(candidate, tensors)
                 if all(mark in renamed for mark in candidate.marks):
                     return name, candidate, renamed
+        if layout is None and file.name in READERS and _published_settings_file(folder).is_file():
+            return None
         known = layout or ", ".join(name for name in LAYOUTS if layout_of(name).container == kind)
         raise CheckpointError(
             f"{file} is {container.words} of no layout that polyseme reads ({known}); "

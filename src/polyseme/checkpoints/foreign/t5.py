@@ -9,6 +9,7 @@ from typing import Any
 
 from polyseme.checkpoints.foreign.layouts import Held, Layout, Rules, Shapes
 from polyseme.errors import CheckpointError
+from polyseme.files import refuse_lfs_pointer
 
 _LARGEST = 1 << 20
 _MACRO = re.compile(r"^(?:\w+/)?(\w+)\s*=\s*([0-9][0-9.e+-]*)\s*$", re.MULTILINE)
@@ -17,6 +18,7 @@ _SIZES = ("d_model", "d_ff", "d_kv", "num_heads", "num_layers")
 
 def read_gin(path: Path) -> dict[str, Any]:
     """The numbers that a gin file gives to names."""
+    refuse_lfs_pointer(path, CheckpointError)
     try:
         if path.stat().st_size > _LARGEST:
             raise CheckpointError(f"{path} is larger than {_LARGEST >> 20} MB, which no settings file is")

@@ -13,6 +13,7 @@ from torch import Tensor
 from polyseme.checkpoints.json_files import read_array
 from polyseme.checkpoints.weights import Stored
 from polyseme.errors import CheckpointError
+from polyseme.files import refuse_lfs_pointer
 
 _FIRST = ("model/positions", "model/we")
 _LAYER = (
@@ -61,6 +62,7 @@ def _pieces(folder: Path) -> list[NDArray[np.float32]]:
     """The arrays in their order, mapped into memory."""
     pieces: list[NDArray[np.float32]] = []
     while (path := folder / f"params_{len(pieces)}.npy").exists() and len(pieces) < _MOST_PIECES:
+        refuse_lfs_pointer(path, CheckpointError)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")  # What NumPy only warns of is damage here.

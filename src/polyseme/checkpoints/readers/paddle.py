@@ -14,6 +14,7 @@ from torch import Tensor
 
 from polyseme.checkpoints.weights import Stored
 from polyseme.errors import CheckpointError
+from polyseme.files import refuse_lfs_pointer
 from polyseme.protobuf import Damaged, fields
 
 DTYPES = {
@@ -59,6 +60,7 @@ def open_parameters(one: Path) -> dict[str, Stored]:
 
 
 def _open(path: Path) -> _Header:
+    refuse_lfs_pointer(path, CheckpointError)
     try:
         with path.open("rb") as file:
             return _read_header(file, path.stat().st_size)

@@ -17,6 +17,7 @@ from polyseme.checkpoints.readers.crc32c import crc32c, masked
 from polyseme.checkpoints.readers.sorted_tables import read_table, write_table
 from polyseme.checkpoints.weights import Stored
 from polyseme.errors import CheckpointError
+from polyseme.files import refuse_lfs_pointer
 from polyseme.protobuf import (
     Damaged,
     bytes_field,
@@ -88,7 +89,13 @@ def open_checkpoint(index: Path) -> dict[str, Stored]:
 
 
 def refuse_old_checkpoint(path: Path) -> dict[str, Stored]:
-    """Say how a checkpoint of version 1, one file without an index, can be read."""
+    """Say how a checkpoint of version 1, one file without an index, can be read, or one of PyTorch."""
+    with path.open("rb") as file:
+        if file.read(2) in (b"PK", b"\x80\x02"):
+            raise CheckpointError(
+                f"{path} is a checkpoint of PyTorch (Lightning's have this ending); "
+                "rename it to pytorch_model.bin to have it read"
+            )
     raise CheckpointError(
         f"{path} has no {path.name}.index beside it: a TensorFlow checkpoint of version 1, or cut off; "
         "save it again with tf.compat.v1.train.Saver, which writes version 2"
@@ -128,6 +135,7 @@ class _Shard:
     def __init__(self, path: Path, index: Path) -> None:
         self.path = path
         self._mapped: mmap.mmap | None = None
+        refuse_lfs_pointer(path, CheckpointError)
         try:
             self.size = path.stat().st_size
         except OSError as error:

@@ -48,8 +48,14 @@ class EmbeddingChoices(Record, frozen=True):
     position_offset: int = 0
     """Rows at the start of the position table that no token uses; then only real tokens count as places."""
     adaptive: AdaptiveChoices = AdaptiveChoices()
+    task_type_vocab_size: int = 0
+    """Rows of a table of task types, of which row 0 is added to every token (ERNIE 3.0); 0 for no table."""
 
     def __post_init__(self) -> None:
+        if self.task_type_vocab_size < 0:
+            raise ValueError(
+                f"embedding.task_type_vocab_size must be at least 0, got {self.task_type_vocab_size}"
+            )
         if self.size is not None and self.size < 1:
             raise ValueError(f"embedding.size must be at least 1, got {self.size}")
         if self.position_offset < 0:
@@ -285,6 +291,11 @@ class TransformerConfig(Record, frozen=True):
             raise ValueError(
                 f"embedding.position_offset {self.embedding.position_offset} skips rows of a position table, "
                 f"and positions {self.positions!r} have none; set it to 0"
+            )
+        if self.embedding.task_type_vocab_size and not self.type_vocab_size:
+            raise ValueError(
+                f"embedding.task_type_vocab_size {self.embedding.task_type_vocab_size} goes with segments, "
+                "and type_vocab_size is 0; leave it out"
             )
         if self.attention.window is not None and self.positions != "rotary":
             raise ValueError(

@@ -23,6 +23,7 @@ class Embeddings(nn.Module):
         self.scale = SCALES[config.embedding.scaled](config)
         self.positions = POSITIONS[config.positions](config)
         self.token_types = TOKEN_TYPES[config.type_vocab_size > 0](config)
+        self.task_types = TaskTypes(config) if config.embedding.task_type_vocab_size else NothingAdded(config)
         self.norm = norm(config, config.embedding_size, wanted=config.embedding.norm)
         self.dropout = Dropout(config.dropout)
 
@@ -30,6 +31,7 @@ class Embeddings(nn.Module):
         hidden_states = self.scale(self.tokens(batch.input_ids))
         hidden_states = self.positions(hidden_states, batch)
         hidden_states = self.token_types(hidden_states, batch)
+        hidden_states = self.task_types(hidden_states, batch)
         normalised: Tensor = self.dropout(self.norm(hidden_states))
         return normalised
 
@@ -115,6 +117,17 @@ class TokenTypes(nn.Module):
         if batch.token_type_ids is None:
             return hidden_states + self.weight[0]
         return hidden_states + F.embedding(batch.token_type_ids, self.weight)
+
+
+class TaskTypes(nn.Module):
+    """The vector of task 0 for every token: what the reference adds where no task is given."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(config.embedding.task_type_vocab_size, config.embedding_size))
+
+    def forward(self, hidden_states: Tensor, batch: Batch) -> Tensor:
+        return hidden_states + self.weight[0]
 
 
 class NothingAdded(nn.Module):

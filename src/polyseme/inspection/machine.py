@@ -2,6 +2,7 @@
 
 from polyseme.devices import Processor, pick_device, pick_inference_precision, processor
 from polyseme.records import Record
+from polyseme.threads import default_threads
 
 
 class MachineSummary(Record, frozen=True, kw_only=True):
@@ -41,6 +42,7 @@ def show_machine(here: Processor | None = None) -> MachineSummary:
     True
     """
     device = pick_device("auto") if here is None else pick_device("cpu")
+    threads = default_threads() if here is None else here.threads
     here = here or processor()
     precision = pick_inference_precision("auto", device, here)
     return MachineSummary(
@@ -48,7 +50,7 @@ def show_machine(here: Processor | None = None) -> MachineSummary:
         cores=here.cores,
         allowed=here.allowed,
         quota=here.quota,
-        threads=here.threads,
+        threads=threads,
         instructions=sorted(here.instructions),
         forbidden=sorted(here.offered - here.instructions),
         memory=here.memory,

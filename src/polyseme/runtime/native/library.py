@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polyseme import progress
+from polyseme.runtime.forking import ForkSafeLock
 from polyseme.runtime.native.building import CannotBuild, built
 
 SWITCH = "POLYSEME_NATIVE"
@@ -36,7 +37,7 @@ TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 2}
 NUMBERS = {name: number for number, name in enumerate(SIGNATURES)}
 _WORDS = 20
 """Of a recorded call, as replay.h reads it."""
-_lock = threading.Lock()
+_lock = ForkSafeLock()
 
 
 class Tape:

@@ -31,11 +31,21 @@ def elsewhere() -> int:
 
 
 def test_a_block_has_its_number_of_threads_and_nobody_else() -> None:
-    with pytest.raises(KeyError), torch_threads(3):
+    with torch_threads(3):
         assert (torch.get_num_threads(), elsewhere()) == (3, 2)
         with torch_threads():
             assert torch.get_num_threads() == 3
-        raise KeyError
+    assert (torch.get_num_threads(), elsewhere()) == (2, 2)
+
+
+@torch_threads(3)
+def fails() -> None:
+    raise KeyError(torch.get_num_threads())
+
+
+def test_a_block_that_fails_gives_its_threads_back() -> None:
+    with pytest.raises(KeyError, match="3"):
+        fails()
     assert (torch.get_num_threads(), elsewhere()) == (2, 2)
 
 

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polyseme import progress
+from polyseme.devices import processor
 from polyseme.runtime.forking import ForkSafeLock
-from polyseme.runtime.native.building import CannotBuild, built
+from polyseme.runtime.native.building import CannotBuild, built, instructions
+from polyseme.runtime.native.prebuilt import best_level
 
 SWITCH = "POLYSEME_NATIVE"
 """Set to 0 in the environment, it leaves the compiled kernels out."""
@@ -38,6 +40,8 @@ NUMBERS = {name: number for number, name in enumerate(SIGNATURES)}
 _WORDS = 20
 """Of a recorded call, as replay.h reads it."""
 _lock = ForkSafeLock()
+_reason = ""
+"""Why there are no kernels, where there are none."""
 
 
 class Tape:
@@ -60,7 +64,9 @@ class Tape:
 class Library:
     """The functions of kernels.c, which let go of Python's lock while they run; what they were built for."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, name: str = "native", why: str = "") -> None:
+        """`why` this one was chosen among others of other names."""
+        self.name, self.why = name, why
         self._library = ctypes.CDLL(path)
         self.columns = int(self._library.native_columns())
         self.pair_limit = int(self._library.native_pair_limit()) or None
@@ -107,26 +113,52 @@ class Library:
 
 
 def library() -> Library | None:
-    """The kernels; None where they are switched off or cannot be compiled, which is said once."""
+    """The kernels; None where they are switched off or there is no way to have them, which is said once."""
     with _lock:
         return _loaded()
 
 
+def in_use() -> tuple[str, str]:
+    """The name of the library that computes here, or "none", and why it is this one."""
+    found = library()
+    return ("none", _reason) if found is None else (found.name, found.why)
+
+
 @functools.cache
 def _loaded() -> Library | None:
+    global _reason
     if os.environ.get(SWITCH, "1") == "0":
+        _reason = f"{SWITCH}=0"
         return None
     try:
-        return _build_and_load(again=True)
+        return _prebuilt() or _build_and_load(again=True)
     except CannotBuild as error:
-        progress.say(f"the fast kernels could not be compiled ({error}); torch's own calls are used, slower")
+        _reason = str(error)
+        progress.warn(
+            f"the compiled kernels are not used ({_reason}); torch's own operations take their place, slower"
+        )
+        return None
+
+
+def _prebuilt() -> Library | None:
+    """The best of those that came with the wheel."""
+    level = best_level(os.environ, offered=instructions().split(), slow_bf16=processor().has_slow_bf16_dot)
+    if level is None or not level.file.exists():
+        return None
+    try:
+        return Library(
+            str(level.file), name=level.name, why="came with the package; the best for this processor"
+        )
+    except (OSError, AttributeError) as error:
+        progress.warn(f"{level.file} cannot be loaded ({error}); the kernels are compiled here instead")
         return None
 
 
 def _build_and_load(*, again: bool) -> Library:
     path, is_private = built()
+    place = "for this process alone" if is_private else f"kept in {path.parent}"
     try:
-        return Library(str(path))
+        return Library(str(path), name="native", why=f"compiled on this machine for its processor, {place}")
     except (OSError, AttributeError) as error:
         # A file cut short by a power failure would else be in the way for ever.
         path.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from polyseme.devices import (
 )
 from polyseme.inspection.machine import show_machine
 from polyseme.runtime.native.building import instruction_flags
+from polyseme.threads import default_threads
 
 TREES = Path(__file__).parent / "data" / "cgroups"
 ZEN5 = "avx2 avx512f avx512_bf16 avx512_vnni avx_vnni sse4_2"
@@ -225,9 +226,9 @@ def test_the_machine_says_which_precision_auto_takes_and_why(
 def test_show_machine_speaks_to_people_and_to_programs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "machine"]) == 0
     shown = capsys.readouterr().out
-    assert f"threads       {usable_cores()}" in shown
+    assert f"threads       {default_threads()}" in shown
     assert "\nquota " in shown
     assert main(["show", "machine", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["threads"] == usable_cores()
+    assert told["threads"] == default_threads()
     assert set(told["instructions"]) == processor().instructions

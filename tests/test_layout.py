@@ -44,6 +44,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
 BOTTOM: dict[str, tuple[str, ...]] = {
     "errors": (),
     "devices": (),
+    "threads": ("devices",),
     "seeding": (),
     "progress": ("errors",),
     "protobuf": (),

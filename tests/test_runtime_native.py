@@ -1,11 +1,14 @@
 """The kernels are compiled once, kept where only their user can write, and never needed."""
 
+import contextlib
 import ctypes
 import os
+import pwd
 import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +20,18 @@ from runtime_paths import needs_compiler
 
 import polyseme
 from polyseme import progress
-from polyseme.errors import SettingsError
+from polyseme.errors import PolysemeWarning, SettingsError
 from polyseme.runtime import onednn
 from polyseme.runtime.linears import PortableLinear, linear
 from polyseme.runtime.native import building, library
-from polyseme.runtime.native.building import CannotBuild, built, cache_folder, fingerprint, instruction_flags
+from polyseme.runtime.native.building import (
+    CacheUnusable,
+    CannotBuild,
+    built,
+    cache_folder,
+    fingerprint,
+    instruction_flags,
+)
 from polyseme.runtime.native.linears import NativeLinear
 
 ROOT = Path(polyseme.__file__).parents[2]
@@ -55,7 +65,8 @@ def test_what_others_can_write_is_not_used(tmp_path: Path, fake_compiler: Path, 
     path, _ = built(environment(tmp_path, fake_compiler))
     path.write_bytes(b"planted")
     {"folder": path.parent, "parent": path.parent.parent, "file": path}[part].chmod(0o777)
-    other, is_private = built(environment(tmp_path, fake_compiler))
+    with contextlib.nullcontext() if part == "file" else pytest.warns(PolysemeWarning, match="chmod go-w"):
+        other, is_private = built(environment(tmp_path, fake_compiler))
     assert other.read_bytes() == b"library"
     assert is_private == (part != "file")
     if is_private:
@@ -73,13 +84,15 @@ def test_links_are_not_followed(tmp_path: Path, fake_compiler: Path) -> None:
     assert planted.read_bytes() == b"planted"
     folder = path.parent.rename(tmp_path / "elsewhere")
     path.parent.symlink_to(folder)
-    assert cache_folder(environment(tmp_path, fake_compiler)) is None
+    with pytest.raises(CacheUnusable, match="symbolic link"):
+        cache_folder(environment(tmp_path, fake_compiler))
 
 
 def test_a_file_in_the_folder_s_place_leads_to_a_private_folder(tmp_path: Path, fake_compiler: Path) -> None:
     cache = tmp_path / "file"
     cache.write_text("")
-    path, is_private = built(environment(tmp_path, fake_compiler, cache))
+    with pytest.warns(PolysemeWarning, match=r"at every start.*cannot be made"):
+        path, is_private = built(environment(tmp_path, fake_compiler, cache))
     assert is_private
     shutil.rmtree(path.parent)
 
@@ -107,9 +120,100 @@ def test_without_a_compiler_one_line_is_said(tmp_path: Path, monkeypatch: pytest
     finally:
         library._loaded.cache_clear()
     assert lines.lines == [
-        "the fast kernels could not be compiled (no C compiler (cc) was found); "
-        "torch's own calls are used, slower"
+        "the compiled kernels are not used (no C compiler was found (cc, gcc, clang)); "
+        "torch's own operations take their place, slower"
     ]
+
+
+def test_a_library_is_kept_where_new_files_are_for_a_group_to_write(
+    tmp_path: Path, fake_compiler: Path
+) -> None:
+    before = os.umask(0o002)
+    try:
+        path, is_private = built(environment(tmp_path, fake_compiler))
+    finally:
+        os.umask(before)
+    assert not is_private
+    assert built({**environment(tmp_path, fake_compiler), "PATH": "/nowhere"}) == (path, False)
+
+
+def test_a_user_without_home_has_kernels_of_one_process(
+    tmp_path: Path, fake_compiler: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(number: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {number}")
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with pytest.warns(PolysemeWarning, match="this user has no home folder"):
+        path, is_private = built({"PATH": str(fake_compiler)})
+    assert is_private
+    shutil.rmtree(path.parent)
+
+
+def test_where_nothing_can_be_written_there_are_no_kernels(
+    tmp_path: Path, fake_compiler: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "not-there"))
+    with pytest.raises(CannotBuild, match="no temporary folder can be written"):
+        built(environment(tmp_path, fake_compiler, tmp_path / "file"))
+
+
+def test_nothing_is_compiled_into_a_cache_from_which_nothing_may_be_loaded(
+    tmp_path: Path, fake_compiler: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setattr(building, "is_noexec", lambda folder: folder.is_relative_to(cache))
+    with pytest.warns(PolysemeWarning, match="at every start.*mounted noexec"):
+        path, is_private = built(environment(tmp_path, fake_compiler))
+    assert is_private
+    assert not list((cache / "polyseme" / "native").iterdir())
+    shutil.rmtree(path.parent)
+    monkeypatch.setattr(building, "is_noexec", lambda folder: True)
+    with pytest.raises(CannotBuild, match=f"{tempfile.gettempdir()} is mounted noexec"):
+        built(environment(tmp_path, fake_compiler))
+
+
+def test_a_mount_without_execution_is_noticed(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from polyseme.runtime.native.building import is_noexec; "
+        "print(is_noexec(Path(sys.argv[1])))"
+    )
+    script = f'mount -t tmpfs -o noexec none "{tmp_path}" && exec "$0" -c "{code}" "{tmp_path}"'
+    own = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = (
+        subprocess.run(
+            ["unshare", "-m", "sh", "-c", script, sys.executable],
+            env=own,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if shutil.which("unshare")
+        else None
+    )
+    if done is None or "rmission" in done.stderr or "not permitted" in done.stderr:
+        pytest.skip("this user may not mount file systems")
+    assert done.stdout == "True\n", done.stderr
+    assert not building.is_noexec(Path(sys.executable).parent)
+
+
+def test_the_compiler_that_cc_names_comes_first_and_others_after_it(
+    tmp_path: Path, fake_compiler: Path
+) -> None:
+    own = environment(tmp_path, fake_compiler)
+    (fake_compiler / "cc").rename(fake_compiler / "mine")
+    with pytest.raises(CannotBuild, match=r"no C compiler was found \(CC=none, cc, gcc, clang\)"):
+        built({**own, "CC": "none"})
+    assert building.compilers({**own, "CC": "mine -m64"}) == [[str(fake_compiler / "mine"), "-m64"]]
+    for name in ("clang", "gcc", "cc"):
+        shutil.copy(fake_compiler / "mine", fake_compiler / name)
+        assert building.compilers(own)[0] == [str(fake_compiler / name)]
+    found = [Path(command[0]).name for command in building.compilers({**own, "CC": "mine"})]
+    assert found == ["mine", "cc", "gcc", "clang"]
+    (fake_compiler / "cc").write_text("#!/bin/sh\nexit 3\n")
+    assert built(own)[0].read_bytes() == b"library"
 
 
 def test_a_compiler_that_fails_leaves_nothing_behind(tmp_path: Path, fake_compiler: Path) -> None:

@@ -16,6 +16,7 @@ from polyseme.checkpoints.reference import compared_with_transformers
 from polyseme.checkpoints.saving import files_of
 from polyseme.errors import CheckpointError
 from polyseme.files import whole_folder
+from polyseme.threads import torch_threads
 
 Target = Literal["transformers", "tensorflow"]
 
@@ -64,6 +65,7 @@ class Receipt:
         )
 
 
+@torch_threads()
 def convert(
     source: str | Path,
     target: str | Path,

@@ -27,11 +27,13 @@ from polyseme.models.transformer.model import Pooler, Transformer
 from polyseme.text.sentencepiece import ENDING as SENTENCEPIECE
 from polyseme.text.tokenizer import Tokenizer
 from polyseme.text.tokenizer_files import BYTE_PAIRS
+from polyseme.threads import torch_threads
 
 _TOKENIZERS = ("tokenizer.json", "vocab.txt", *BYTE_PAIRS)
 """Names of which one tells that a folder has a tokenizer; a SentencePiece model is told by its ending."""
 
 
+@torch_threads()
 def load(
     name_or_folder: str | Path,
     *,

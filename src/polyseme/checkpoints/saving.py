@@ -19,11 +19,13 @@ from polyseme.models.answering import MultipleChoiceHead
 from polyseme.models.heads import ClassificationHead
 from polyseme.models.tagging import TokenClassificationHead
 from polyseme.records import to_json
+from polyseme.threads import torch_threads
 
 WEIGHTS = "model.safetensors"
 _METADATA = {"format": "pt"}
 
 
+@torch_threads()
 def save(model: Model, folder: str | Path, *, replace: bool = False) -> None:
     """Write a model folder, whole or not at all; an existing one only gives way with `replace`.
 

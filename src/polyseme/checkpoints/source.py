@@ -45,8 +45,8 @@ class Source:
         if family is None:
             raise CheckpointError(f"{self.folder}/config.json names no model_type; add it, for instance bert")
         self.format = format_of(str(family))
-        stored, self.ignored = without_ignored(self.opened.stored, ignore, self.folder)
-        self.stored = standard_names(self.format, unwrapped(self.format, stored, self.folder))
+        kept, self.ignored = without_ignored(self.opened.stored, ignore, self.folder)
+        self.stored = standard_names(self.format, unwrapped(self.format, kept, self.folder))
         self.parts = parts_in(self.format, self.stored)
         self.parts -= {head for head in TOLD_APART if not self._is_named(head)}
         self.parts |= {head for head in self.format.tied_heads if self._names(head)}

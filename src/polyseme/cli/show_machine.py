@@ -6,7 +6,8 @@ from polyseme.records import Record, to_plain
 
 
 class Options(Record, frozen=True, kw_only=True):
-    """Show what this process may use of the machine, and which precision and device are taken, and why."""
+    """Show what this process may use of the machine, and which precision, device and compiled kernels
+    are used, and why."""
 
     json: bool = False
     """The same as JSON."""
@@ -37,6 +38,7 @@ def run(options: Options) -> None:
                 "int8",
                 "multiplied in hardware, when asked for" if found.int8 else "not multiplied in hardware",
             ),
+            ("kernels", f"{found.kernels}: {found.kernels_why}"),
         ],
     )
 

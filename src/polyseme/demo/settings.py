@@ -15,7 +15,7 @@ class DemoSettings(Record, frozen=True, kw_only=True):
     share: float = 1.0
     """Use only this share of the text that ships, for a quick look."""
     threads: int | None = None
-    """Threads of the processor; None: as many as this process may use."""
+    """Threads of the processor; None: as many as torch uses (`OMP_NUM_THREADS`), at most one a core."""
 
     def __post_init__(self) -> None:
         if self.minutes <= 0:

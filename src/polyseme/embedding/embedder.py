@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from polyseme import progress
 from polyseme.checkpoints.loading import load
 from polyseme.checkpoints.model import Model
-from polyseme.devices import pick_device, usable_cores
+from polyseme.devices import pick_device
 from polyseme.embedding.alignment import Ranges, check_ranges, cut_ranges, join_words, mean_by_range
 from polyseme.embedding.layers import Layers
 from polyseme.embedding.rows import TextRows, text_rows
@@ -23,6 +22,7 @@ from polyseme.runtime.encoder import Reading
 from polyseme.runtime.gate import Gate
 from polyseme.text.encoded import Int32s, Int64s
 from polyseme.text.words import word_cutter
+from polyseme.threads import default_threads
 
 Vectors = NDArray[np.float32]
 
@@ -66,8 +66,7 @@ class Embedder:
         self.normalize = card.normalize if settings.normalize is None else settings.normalize
         usual = "windows" if card.max_length is None else "truncate"
         self.truncates = (settings.long_texts or usual) == "truncate"
-        self.threads = settings.threads or usable_cores()
-        torch.set_num_threads(self.threads)
+        self.threads = settings.threads or default_threads()
         self.device = pick_device(settings.device)
         self._prompt = card.prompt
         self._config = model.backbone.config

@@ -30,7 +30,7 @@ class EmbedSettings(Record, frozen=True):
     batch_tokens: int | None = None
     """Tokens computed at once by one thread; None: as many as stay in its cache, or suit a GPU."""
     threads: int | None = None
-    """Threads of the processor; None: as many as this process may use."""
+    """Threads of the processor; None: as many as torch uses (`OMP_NUM_THREADS`), at most one a core."""
     device: str = "auto"
     """Where to compute: cpu, cuda, cuda:1 …; auto takes a GPU where there is one."""
     field: str = "text"

@@ -4,12 +4,9 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from polyseme import progress
 from polyseme.checkpoints.hub import resolve
 from polyseme.checkpoints.loading import heads_in, load
-from polyseme.devices import usable_cores
 from polyseme.errors import CheckpointError
 from polyseme.evaluation.causal_scores import CausalScorer
 from polyseme.evaluation.masked_scores import MaskedScorer
@@ -20,6 +17,7 @@ from polyseme.evaluation.settings import PerplexitySettings
 from polyseme.evaluation.tokenized import TokenizedText, tokenized
 from polyseme.evaluation.written_scores import SpanScorer
 from polyseme.records import Record, from_flat
+from polyseme.threads import default_threads, torch_threads
 
 SCORERS: dict[str, type[Scorer]] = {
     "masked-lm": MaskedScorer,
@@ -70,7 +68,11 @@ def perplexity(file: str | Path, *, model: str | Path, **options: Any) -> Perple
     7.31
     """
     settings = from_flat(options, PerplexitySettings, where="perplexity")
-    torch.set_num_threads(settings.threads or usable_cores())
+    with torch_threads(settings.threads or default_threads()):
+        return _perplexity(file, model, settings)
+
+
+def _perplexity(file: str | Path, model: str | Path, settings: PerplexitySettings) -> Perplexity:
     head = _head(model)
     scorer = SCORERS[head].of(load(model, heads=[head]), settings)
     texts = tokenized(file, scorer.tokenizer, settings, pairs=scorer.reads_pairs)

@@ -28,7 +28,7 @@ class PerplexitySettings(Record, frozen=True, kw_only=True):
     batch_tokens: int = 8192
     """Tokens computed at once, padding included."""
     threads: int | None = None
-    """Threads of the processor; None: as many as this process may use."""
+    """Threads of the processor; None: as many as torch uses (`OMP_NUM_THREADS`), at most one a core."""
     device: str = "auto"
     """Where to compute: cpu, cuda, cuda:1 …; auto takes a GPU where there is one."""
 

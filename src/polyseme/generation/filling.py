@@ -17,12 +17,13 @@ from torch import Tensor
 from polyseme.checkpoints.hub import resolve
 from polyseme.checkpoints.loading import heads_in, load
 from polyseme.checkpoints.model import Model
-from polyseme.devices import pick_device, pick_precision, usable_cores
+from polyseme.devices import pick_device, pick_precision
 from polyseme.errors import CheckpointError, DataError
 from polyseme.generation.choosing import NEVER
 from polyseme.generation.settings import FillSettings
 from polyseme.models.batch import Batch
 from polyseme.records import Record, from_plain
+from polyseme.threads import default_threads, with_own_threads
 
 BLANK: Final = r"_{3,}"
 """How a blank is written beside the tokenizer's own mask token."""
@@ -77,7 +78,7 @@ class Filler:
             raise CheckpointError("this model has no tokenizer, so it cannot read text")
         self.tokenizer = model.tokenizer
         self._mask = self.tokenizer.mask_id
-        torch.set_num_threads(settings.threads or usable_cores())
+        self.threads = settings.threads or default_threads()
         self.device = pick_device(settings.device)
         self._bf16 = pick_precision(settings.precision, self.device) == "bf16"
         self._backbone = model.backbone.to(self.device).eval()
@@ -93,6 +94,7 @@ class Filler:
         """The filler of a masked model's folder or hub name."""
         return cls(load(name_or_folder, heads=["masked-lm"]), **options)
 
+    @with_own_threads
     def fill(self, text: str) -> list[Filling]:
         """The best texts, at most `answers`, the likeliest first."""
         parts = self._blank.split(text)

@@ -14,7 +14,7 @@ from polyseme import progress
 from polyseme.checkpoints.hub import resolve
 from polyseme.checkpoints.loading import heads_in, load
 from polyseme.checkpoints.model import Model
-from polyseme.devices import pick_device, pick_precision, usable_cores
+from polyseme.devices import pick_device, pick_precision
 from polyseme.errors import CheckpointError
 from polyseme.generation.beams import beam_search
 from polyseme.generation.choosing import Scores
@@ -24,6 +24,7 @@ from polyseme.generation.steppers import Stepper
 from polyseme.models.batch import Batch
 from polyseme.records import Record, from_plain
 from polyseme.seeding import generator
+from polyseme.threads import default_threads, with_own_threads
 
 WRITERS = {
     "causal-lm": "polyseme.generation.continuing:Continuing",
@@ -84,7 +85,7 @@ class Generator:
         if model.tokenizer is None:
             raise CheckpointError("this model has no tokenizer, so it cannot read or write text")
         self.tokenizer = model.tokenizer
-        torch.set_num_threads(settings.threads or usable_cores())
+        self.threads = settings.threads or default_threads()
         self.device = pick_device(settings.device)
         self._bf16 = pick_precision(settings.precision, self.device) == "bf16"
         model.backbone.to(self.device).eval()
@@ -101,6 +102,7 @@ class Generator:
         head = _head(name_or_folder)
         return cls(load(name_or_folder, heads=[head]), **options)
 
+    @with_own_threads
     def generate(self, prompts: Sequence[str]) -> list[Generated]:
         """What each prompt gives, in their order."""
         rows = self._writer.read(prompts)

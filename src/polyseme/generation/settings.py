@@ -44,7 +44,7 @@ class GenerateSettings(Record, frozen=True, kw_only=True):
     device: str = "auto"
     """Where to compute: cpu, cuda …; auto takes a GPU where there is one."""
     threads: int | None = None
-    """Threads of the processor; None: as many as this process may use."""
+    """Threads of the processor; None: as many as torch uses (`OMP_NUM_THREADS`), at most one a core."""
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "answers", "top_k", "num_beams", "batch_size", "threads"):
@@ -88,7 +88,7 @@ class FillSettings(Record, frozen=True, kw_only=True):
     device: str = "auto"
     """Where to compute: cpu, cuda …; auto takes a GPU where there is one."""
     threads: int | None = None
-    """Threads of the processor; None: as many as this process may use."""
+    """Threads of the processor; None: as many as torch uses (`OMP_NUM_THREADS`), at most one a core."""
 
     def __post_init__(self) -> None:
         for name in ("answers", "most_tokens", "width", "threads"):

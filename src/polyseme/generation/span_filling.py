@@ -18,13 +18,14 @@ from torch import Tensor
 
 from polyseme.checkpoints.loading import load
 from polyseme.checkpoints.model import Model
-from polyseme.devices import pick_device, pick_precision, usable_cores
+from polyseme.devices import pick_device, pick_precision
 from polyseme.errors import CheckpointError, DataError
 from polyseme.generation.choosing import NEVER
 from polyseme.generation.filling import BLANK, Filling
 from polyseme.generation.rewriting import rewriter, sources
 from polyseme.generation.settings import FillSettings
 from polyseme.records import from_plain
+from polyseme.threads import default_threads, with_own_threads
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class SpanFiller:
                 "this model has no sentinels (<extra_id_0> …) to stand for blanks; "
                 "name one that was trained on hidden spans"
             )
-        torch.set_num_threads(settings.threads or usable_cores())
+        self.threads = settings.threads or default_threads()
         self.device = pick_device(settings.device)
         self._bf16 = pick_precision(settings.precision, self.device) == "bf16"
         model.backbone.to(self.device).eval()
@@ -89,6 +90,7 @@ class SpanFiller:
         """The filler of a folder or hub name."""
         return cls(load(name_or_folder, heads=["seq2seq-lm"]), **options)
 
+    @with_own_threads
     @torch.inference_mode()
     def fill(self, text: str) -> list[Filling]:
         """The best texts, at most `answers`, the likeliest per token first."""

@@ -2,6 +2,8 @@
 
 from polyseme.devices import Processor, pick_device, pick_inference_precision, processor
 from polyseme.records import Record
+from polyseme.runtime.native.library import in_use
+from polyseme.threads import default_threads
 
 
 class MachineSummary(Record, frozen=True, kw_only=True):
@@ -32,6 +34,10 @@ class MachineSummary(Record, frozen=True, kw_only=True):
     """The reason for that precision."""
     int8: bool
     """Whether the processor multiplies int8, which is taken where it is asked for only."""
+    kernels: str | None
+    """The compiled kernels in use here: a level of instructions where they came with the package, "native"
+    where they were compiled here, or "none". None: of another machine, where that is not known."""
+    kernels_why: str
 
 
 def show_machine(here: Processor | None = None) -> MachineSummary:
@@ -41,6 +47,8 @@ def show_machine(here: Processor | None = None) -> MachineSummary:
     True
     """
     device = pick_device("auto") if here is None else pick_device("cpu")
+    threads = default_threads() if here is None else here.threads
+    kernels, kernels_why = in_use() if here is None else (None, "of another machine")
     here = here or processor()
     precision = pick_inference_precision("auto", device, here)
     return MachineSummary(
@@ -48,7 +56,7 @@ def show_machine(here: Processor | None = None) -> MachineSummary:
         cores=here.cores,
         allowed=here.allowed,
         quota=here.quota,
-        threads=here.threads,
+        threads=threads,
         instructions=sorted(here.instructions),
         forbidden=sorted(here.offered - here.instructions),
         memory=here.memory,
@@ -57,6 +65,8 @@ def show_machine(here: Processor | None = None) -> MachineSummary:
         precision=precision,
         why=_why(here) if device.type == "cpu" else _why_of_gpu(precision),
         int8=here.has_int8,
+        kernels=kernels,
+        kernels_why=kernels_why,
     )
 
 

@@ -81,6 +81,8 @@ def show_masks(
     >>> show_masks("wiki.store", recipe="bert-wwm").words_cut  # doctest: +SKIP
     0
     """
+    import torch
+
     from polyseme.objectives.rows import lay_out
     from polyseme.objectives.units import UNIT_MARKS
     from polyseme.training.building import build_objective, model_config
@@ -88,7 +90,8 @@ def show_masks(
 
     opened = Store.open(store)
     chosen_recipe = changed(read_recipe(recipe), change)
-    objective = build_objective(chosen_recipe, model_config(chosen_recipe, None, opened), opened)
+    with torch.random.fork_rng():
+        objective = build_objective(chosen_recipe, model_config(chosen_recipe, None, opened), opened)
     length = chosen_recipe.training.length
     table = objective.corruption.plan(
         opened, _some_documents(opened, seed), length=length, seed=seed, epoch=0

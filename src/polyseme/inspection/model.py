@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from polyseme.records import Record, flat, to_plain
+from polyseme.threads import torch_threads
 
 
 class Part(Record, frozen=True, kw_only=True):
@@ -40,6 +41,7 @@ class ModelSummary(Record, frozen=True, kw_only=True):
     matrices: list[Matrices]
 
 
+@torch_threads()
 def show_model(model: str | Path) -> ModelSummary:
     """A summary of the model in a folder or under a hub name.
 

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from polyseme.devices import usable_cores
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Transformer
 from polyseme.runtime.graphs import Graphs
@@ -24,6 +23,7 @@ from polyseme.runtime.replays import Recorder, Replays, Told
 from polyseme.runtime.states import Precision, Ready, kernels, plain
 from polyseme.runtime.tapes import Tapes
 from polyseme.runtime.workers import Workers
+from polyseme.threads import default_threads
 
 Vectors = NDArray[np.float32]
 
@@ -176,13 +176,13 @@ def compiled(
     device: torch.device | None = None,
     tile_tokens: int | None = None,
 ) -> CompiledEncoder:
-    """The encoder of a network made ready for inference: by usable cores on the processor, in tiles of a
-    measured size, unless told otherwise."""
+    """The encoder of a network made ready for inference: by as many threads as torch uses on the
+    processor, in tiles of a measured size, unless told otherwise."""
     device = device or torch.device("cpu")
     return CompiledEncoder(
         backbone.to(device),
         precision=precision,
-        threads=threads or usable_cores(),
+        threads=threads or default_threads(),
         device=device,
         most=tile_tokens or TILES.get(device.type, TILES["cuda"]),
     )

@@ -12,6 +12,7 @@ from polyseme.models.transformer.model import Transformer
 from polyseme.runtime.encoder import Reading, compiled
 from polyseme.runtime.packing import Rows
 from polyseme.runtime.states import Precision, kernels
+from polyseme.threads import torch_threads, with_own_threads
 
 Vectors = NDArray[np.float32]
 
@@ -45,9 +46,12 @@ class Gate:
         chosen = self._best(precision)
         if precision not in ("auto", chosen):
             progress.say(f"nothing here multiplies {precision} faster than {chosen}, which is used instead")
-        self.encoder = self._compile(backbone, precision=chosen)
+        self.threads = threads
+        with torch_threads(threads):
+            self.encoder = self._compile(backbone, precision=chosen)
         self._backbone = None if chosen == "fp32" else backbone
 
+    @with_own_threads
     def settle(self, rows: Rows, reading: Reading) -> None:
         """Keep the encoder, or take one of a better precision where its vectors of the first rows are too far
         from those of fp32; says what was measured. Only the first call does anything."""

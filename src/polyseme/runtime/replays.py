@@ -6,10 +6,11 @@ hundred small kernels. Who records decides what is recorded: tapes of our own ke
 (`tapes.py`), captured graphs on a card (`graphs.py`).
 """
 
-import threading
 from typing import Any, Protocol
 
 from torch import Tensor
+
+from polyseme.runtime.forking import ForkSafeLock
 
 Told = list[Tensor | None]
 """Ids, places and segments of packed tokens, int64, `[tokens]` each."""
@@ -46,7 +47,7 @@ class Replays:
     def __init__(self, read: Read, recorder: Recorder) -> None:
         self._read, self._recorder = read, recorder
         self._recordings: dict[Any, Recording | None] = {}
-        self._one_at_a_time = threading.Lock()
+        self._one_at_a_time = ForkSafeLock()
 
     def __call__(self, told: Told, starts: Tensor, numbers: tuple[int, ...]) -> list[Tensor] | None:
         """The states, `[tokens, hidden_size]` each.

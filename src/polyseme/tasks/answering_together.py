@@ -12,7 +12,7 @@ from polyseme import progress
 from polyseme.checkpoints.cards import how_made
 from polyseme.checkpoints.hub import resolve
 from polyseme.checkpoints.loading import load
-from polyseme.devices import pick_device, usable_cores
+from polyseme.devices import pick_device
 from polyseme.errors import CheckpointError, DataError, SettingsError
 from polyseme.files import whole_file
 from polyseme.models.batch import Batch, States
@@ -27,6 +27,7 @@ from polyseme.tasks.skipping import leaving_out, parsed
 from polyseme.tasks.task import Inventory, Outputs, Row, Task, make_task
 from polyseme.tasks.together import NAME
 from polyseme.tasks.ways.full import fill
+from polyseme.threads import default_threads, with_own_threads
 
 _BLOCK = 2048
 """Texts held at once."""
@@ -62,8 +63,7 @@ class TogetherAnswerer:
         if model.tokenizer is None:
             raise CheckpointError(f"{name_or_folder} has no tokenizer; fine-tune it first")
         self.tokenizer = model.tokenizer
-        threads = settings.threads or usable_cores()
-        torch.set_num_threads(threads)
+        self.threads = settings.threads or default_threads()
         self.device = pick_device(settings.device)
         self.config = model.backbone.config
         positions = self.config.max_position_embeddings
@@ -78,7 +78,7 @@ class TogetherAnswerer:
         fill(cast(Any, whole), model.task_tensors, elsewhere=("backbone.",))
         whole.to(self.device).eval()
         self.backbone = CompiledBackbone(
-            model.backbone, settings.precision, threads=threads, device=self.device
+            model.backbone, settings.precision, threads=self.threads, device=self.device
         )
 
     def part(self, name: str) -> Part:
@@ -90,6 +90,7 @@ class TogetherAnswerer:
             )
         return self.parts[name]
 
+    @with_own_threads
     def answers(self, examples: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
         """The answers by task to each text, of which `examples` has one example a task."""
         rows = {
@@ -146,6 +147,7 @@ class TogetherAnswerer:
             for name, of_task in rows.items()
         }
 
+    @with_own_threads
     def report(self, name: str, path: Path) -> dict[str, Any]:
         """The scores of one task on a labelled file."""
         part = self.part(name)

@@ -22,6 +22,7 @@ from polyseme.tasks.skipping import leaving_out
 from polyseme.tasks.task import divided, make_task
 from polyseme.tasks.ways.memory import Fit, fitting
 from polyseme.tasks.ways.presets import with_preset
+from polyseme.threads import default_threads, torch_threads
 
 
 class Score(NamedTuple):
@@ -79,7 +80,7 @@ def finetune(
     chosen, of_task = divided(options, FinetuneSettings, task)
     chosen = with_preset(chosen, defaults_of(FinetuneSettings))
     settings = from_flat(chosen, FinetuneSettings, where="finetune")
-    with partial(out) as place:
+    with torch_threads(settings.machine.threads or default_threads()), partial(out) as place:
         shared = Preparation(make_task(task, of_task), model, settings)
         with leaving_out(settings.skip_bad) as left:
             data = shared.read(Path(train), Path(dev), Path(test) if test is not None else None)

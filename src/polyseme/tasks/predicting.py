@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-import torch
 
 from polyseme import progress
 from polyseme.checkpoints.cards import how_made
 from polyseme.checkpoints.hub import resolve
 from polyseme.checkpoints.loading import heads_in, load
-from polyseme.devices import pick_device, usable_cores
+from polyseme.devices import pick_device
 from polyseme.errors import CheckpointError, SettingsError
 from polyseme.files import whole_file
 from polyseme.models.transformer.model import Transformer
@@ -24,6 +23,7 @@ from polyseme.tasks.settings import PredictSettings
 from polyseme.tasks.skipping import leaving_out, parsed
 from polyseme.tasks.task import InColumns, Row, divided, make_task, task_kind
 from polyseme.tasks.ways.way import way_of
+from polyseme.threads import default_threads, with_own_threads
 
 _BLOCK = 2048
 """Texts held at once."""
@@ -78,8 +78,7 @@ class Answerer:
         self.settings = settings = from_plain(chosen, PredictSettings, where="predict")
         if model.tokenizer is None:
             raise CheckpointError(f"{name_or_folder} has no tokenizer; fine-tune it first")
-        threads = settings.threads or usable_cores()
-        torch.set_num_threads(threads)
+        self.threads = settings.threads or default_threads()
         self._device = pick_device(settings.device)
         self.task = way.task(make_task(task, {**known, **of_task}), model)
         self._tokenizer = model.tokenizer
@@ -95,7 +94,7 @@ class Answerer:
         # From the final weights, and only to answer; training and its scores on dev keep the plain network.
         if isinstance(self._module.backbone, Transformer):
             self._module.backbone = CompiledBackbone(  # type: ignore[assignment]
-                self._module.backbone, settings.precision, threads=threads, device=self._device
+                self._module.backbone, settings.precision, threads=self.threads, device=self._device
             )
         self._cut = self._read = 0
 
@@ -103,6 +102,7 @@ class Answerer:
         """One answer an example."""
         return [answer for _, answer in self.answered(examples)]
 
+    @with_own_threads
     def answered(self, examples: Sequence[Any]) -> list[tuple[Any, Any]]:
         """Each example with its answer; without the bad ones where they may be left out."""
 

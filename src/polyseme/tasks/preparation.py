@@ -15,7 +15,7 @@ from polyseme.checkpoints.model import Card, Model
 from polyseme.checkpoints.saving import save
 from polyseme.checkpoints.trial import try_saving
 from polyseme.checkpoints.undrawn import undrawn
-from polyseme.devices import environment, pick_device, pick_precision, usable_cores
+from polyseme.devices import environment, pick_device, pick_precision
 from polyseme.errors import CheckpointError, SettingsError
 from polyseme.models.transformer.building import build
 from polyseme.models.transformer.config import TransformerConfig
@@ -51,7 +51,6 @@ class Preparation:
     def __init__(self, task: Task[Any, Any], model: str | Path | Model, settings: FinetuneSettings) -> None:
         self.settings, self.way = settings, make_way(settings)
         machine = settings.machine
-        torch.set_num_threads(machine.threads or usable_cores())
         self.device = pick_device(machine.device)
         self.precision = pick_precision(machine.precision, self.device)
         self.is_ours = not isinstance(model, Model)

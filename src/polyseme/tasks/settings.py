@@ -155,7 +155,7 @@ class PredictSettings(Record, frozen=True):
     device: str = "auto"
     """Where to compute: cpu, cuda …; auto takes a GPU where there is one."""
     threads: int | None = None
-    """Threads of the processor; None: as many as this process may use."""
+    """Threads of the processor; None: as many as torch uses (`OMP_NUM_THREADS`), at most one a core."""
     batch_tokens: int = 8192
     """Tokens computed at once, padding included."""
     skip_bad: bool = False

@@ -29,6 +29,7 @@ from polyseme.tasks.settings import FinetuneSettings
 from polyseme.tasks.skipping import leaving_out
 from polyseme.tasks.task import make_task
 from polyseme.tasks.together_settings import task_files
+from polyseme.threads import default_threads, torch_threads
 
 NAME = "together"
 """What the card of a folder of several tasks calls its task."""
@@ -73,7 +74,7 @@ def finetune_together(
     >>> finetune_together("tasks.toml", model="mini", out="mine", temperature=2)  # doctest: +SKIP
     """
     settings = _checked(from_flat(options, FinetuneSettings, where="finetune"), temperature)
-    with partial(out) as place:
+    with torch_threads(settings.machine.threads or default_threads()), partial(out) as place:
         base = model if isinstance(model, Model) else load(model)
         files = task_files(tasks)
         shared = {

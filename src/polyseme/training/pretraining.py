@@ -16,7 +16,7 @@ from polyseme import progress
 from polyseme.checkpoints.model import Model
 from polyseme.checkpoints.saving import files_of
 from polyseme.checkpoints.trial import try_saving
-from polyseme.devices import environment, pick_device, pick_precision, usable_cores
+from polyseme.devices import environment, pick_device, pick_precision
 from polyseme.errors import MissingExtra, SettingsError
 from polyseme.files import held, write_whole
 from polyseme.models.batch import Batch
@@ -24,6 +24,7 @@ from polyseme.objectives.samples import Integers
 from polyseme.records import from_plain, to_json, to_plain
 from polyseme.seeding import derived
 from polyseme.text.store import Store
+from polyseme.threads import default_threads, torch_threads
 from polyseme.training.building import Pretraining, begin, build_objective
 from polyseme.training.companions import check_companions, companions_of, provide
 from polyseme.training.held_out import held_out_batches, unigram_level
@@ -72,7 +73,11 @@ def pretrain(recipe: str, store: str | Path, *, out: str | Path, **options: Any)
     """
     settings = from_plain(options, PretrainSettings, where="pretrain")
     folder = Path(out)
-    with held(folder, purpose="training"):
+    with (
+        held(folder, purpose="training"),
+        torch_threads(settings.threads or default_threads()),
+        torch.random.fork_rng(),
+    ):
         chosen = read_recipe(recipe)
         if settings.from_model is None or settings.size is not None:
             chosen = sized(chosen, settings.size)
@@ -84,7 +89,6 @@ class _Run:
 
     def __init__(self, recipe: Recipe, store: Store, folder: Path, settings: PretrainSettings) -> None:
         self.recipe, self.store, self.folder, self.settings = recipe, store, folder, settings
-        torch.set_num_threads(settings.threads or usable_cores())
         self.device = pick_device(settings.device)
         self.precision = pick_precision(settings.precision, self.device)
         torch.manual_seed(derived(settings.seed, "weights") % 2**63)

@@ -176,7 +176,7 @@ class PretrainSettings(Record, frozen=True, kw_only=True):
     device: str = "auto"
     """cpu, cuda, or auto: cuda where there is a card."""
     threads: int | None = None
-    """Threads of computation. None: one for each core this process may use."""
+    """Threads of the processor; None: as many as torch uses (`OMP_NUM_THREADS`), at most one a core."""
     save_every: float = 5.0
     """Minutes between two saved states."""
     save_steps: int | None = None

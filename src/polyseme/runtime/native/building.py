@@ -8,13 +8,15 @@ and a home folder shared by different machines works.
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from polyseme import progress
 from polyseme.devices import processor
 
 SOURCE = Path(__file__).with_name("kernels.c")
@@ -45,15 +47,23 @@ class CannotBuild(Exception):
     """Why there are no compiled kernels, as the end of a sentence."""
 
 
+class CacheUnusable(Exception):
+    """Why no library is kept, as the end of a sentence."""
+
+
+def instruction_limit(environment: Mapping[str, str]) -> str:
+    """The limit that is set for oneDNN or torch, by oneDNN's name; "" where there is none."""
+    if environment.get("ATEN_CPU_CAPABILITY", "").lower() == "avx2":
+        return "AVX2"
+    return (environment.get("ONEDNN_MAX_CPU_ISA") or environment.get("DNNL_MAX_CPU_ISA") or "").upper()
+
+
 def instruction_flags(environment: Mapping[str, str], *, slow_bf16: bool = False) -> tuple[str, ...]:
     """The compiler's flags for this machine, within the limits that are set for oneDNN or torch; without
     the dot products of bfloat16 where they are slower than float32's."""
     machine = platform.machine().lower()
     native = "-mcpu=native" if machine.startswith(("aarch64", "arm")) else "-march=native"
-    limit = environment.get("ONEDNN_MAX_CPU_ISA") or environment.get("DNNL_MAX_CPU_ISA") or ""
-    if environment.get("ATEN_CPU_CAPABILITY", "").lower() == "avx2":
-        limit = "AVX2"
-    left_out = _UP_TO.get(limit.upper(), ())
+    left_out = _UP_TO.get(instruction_limit(environment), ())
     return (native, *left_out, *(("-DSLOW_BF16_DOT",) if slow_bf16 else ()))
 
 
@@ -61,65 +71,129 @@ def built(environment: Mapping[str, str] = os.environ) -> tuple[Path, bool]:
     """The compiled library, and whether the caller has to remove its folder after loading it.
 
     Raises `CannotBuild` where there is no compiler or it fails. A cache folder that cannot be written or
-    trusted is not used; a private one takes its place, for this process alone.
+    trusted is not used, which the user is told; a private one takes its place, for this process alone.
     """
     flags = (*FLAGS, *instruction_flags(environment, slow_bf16=processor().has_slow_bf16_dot))
     name = f"kernels-{fingerprint(flags)}.so"
-    folder = cache_folder(environment)
-    if folder is not None and is_ours(folder / name):
-        return folder / name, False
-    compiler = shutil.which("cc", path=environment.get("PATH"))
-    if compiler is None:
-        raise CannotBuild("no C compiler (cc) was found")
-    if folder is not None and os.access(folder, os.W_OK):
-        return compiled(compiler, flags, folder / name), False
-    private = Path(tempfile.mkdtemp(prefix="polyseme-"))
     try:
-        return compiled(compiler, flags, private / name), True
+        kept = cache_folder(environment) / name
+        if is_ours(kept):
+            return kept, False
+        if not os.access(kept.parent, os.W_OK):
+            raise CacheUnusable(f"{kept.parent} cannot be written")
+    except CacheUnusable as error:
+        return _built_privately(environment, flags, name, reason=str(error)), True
+    return compiled(compilers(environment), flags, kept), False
+
+
+def _built_privately(
+    environment: Mapping[str, str], flags: tuple[str, ...], name: str, *, reason: str
+) -> Path:
+    found = compilers(environment)
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="polyseme-"))
+    except OSError as error:
+        raise CannotBuild(f"{reason}, and no temporary folder can be written") from error
+    try:
+        if is_noexec(folder):
+            raise CannotBuild(f"{reason}, and {folder.parent} is mounted noexec")
+        path = compiled(found, flags, folder / name)
     except BaseException:
-        shutil.rmtree(private, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         raise
+    progress.warn(
+        f"the kernels are compiled anew at every start, which takes seconds: {reason}; set XDG_CACHE_HOME "
+        "to a folder that only you can write"
+    )
+    return path
 
 
-def compiled(compiler: str, flags: tuple[str, ...], path: Path) -> Path:
-    """Compile under a name of its own and rename: two processes at once both end with a whole library."""
+def compilers(environment: Mapping[str, str]) -> list[list[str]]:
+    """The commands of C compilers that are there, the one that `CC` names first."""
+    commands = [_words(environment.get("CC", "")), *([name] for name in ("cc", "gcc", "clang"))]
+    found = [
+        [path, *command[1:]]
+        for command in commands
+        if command and (path := shutil.which(command[0], path=environment.get("PATH")))
+    ]
+    if not found:
+        named = f"CC={environment['CC']}, " if environment.get("CC") else ""
+        raise CannotBuild(f"no C compiler was found ({named}cc, gcc, clang)")
+    return found
+
+
+def _words(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError:  # an open quotation mark
+        return [command]
+
+
+def compiled(commands: Sequence[Sequence[str]], flags: tuple[str, ...], path: Path) -> Path:
+    """Compile by the first command that succeeds, under a name of its own, and rename: two processes at once
+    both end with a whole library."""
     try:
         descriptor, building = tempfile.mkstemp(dir=path.parent, prefix=".building-", suffix=".so")
     except OSError as error:
         raise CannotBuild(f"{path.parent} cannot be written: {error.strerror}") from error
     os.close(descriptor)
     try:
-        done = subprocess.run(
-            [compiler, *flags, "-o", building, str(SOURCE), "-lm"],
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            errors="replace",
-        )
-        if done.returncode:
-            raise CannotBuild(f"{compiler} failed: {(done.stderr.strip() or 'no message').splitlines()[0]}")
-        os.chmod(building, 0o700)
-        os.replace(building, path)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise CannotBuild(f"{compiler} failed: {error}") from error
+        problems = []
+        for command in commands:
+            problem = _run([*command, *flags, "-o", building, str(SOURCE), "-lm"])
+            if problem is None:
+                os.chmod(building, 0o700)
+                os.replace(building, path)
+                return path
+            problems.append(f"{command[0]} failed: {problem}")
+        raise CannotBuild(problems[0])
+    except OSError as error:
+        raise CannotBuild(f"{path} cannot be written: {error.strerror}") from error
     finally:
         Path(building).unlink(missing_ok=True)
-    return path
 
 
-def cache_folder(environment: Mapping[str, str]) -> Path | None:
-    """Where libraries are kept; None where that is no folder that this user alone can write."""
+def _run(command: Sequence[str]) -> str | None:
+    """What went wrong, in one line; None: nothing."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, errors="replace")
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return (done.stderr.strip() or "no message").splitlines()[0] if done.returncode else None
+
+
+def cache_folder(environment: Mapping[str, str]) -> Path:
+    """Where libraries are kept: a folder that this user alone can write, or `CacheUnusable`."""
     named = environment.get("XDG_CACHE_HOME", "")
     # The specification of these folders says that a path which is not absolute is to be ignored.
-    base = Path(named) if os.path.isabs(named) else Path.home() / ".cache"
-    folder = base / "polyseme" / "native"
-    if folder.is_symlink():
-        return None
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError:
-        return None
-    return folder if is_ours(folder.parent) and is_ours(folder) else None
+        base = Path(named) if os.path.isabs(named) else Path.home() / ".cache"
+    except RuntimeError as error:
+        raise CacheUnusable("this user has no home folder") from error
+    folder = base / "polyseme" / "native"
+    try:
+        base.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # One by one: with `parents` those above would be made as the umask says, for a group to write.
+        for part in (folder.parent, folder):
+            if part.is_symlink():
+                raise CacheUnusable(f"{part} is a symbolic link")
+            part.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise CacheUnusable(f"{folder} cannot be made ({error.strerror})") from error
+    for part in (folder.parent, folder):
+        if not is_ours(part):
+            raise CacheUnusable(f"{part} belongs to others or can be written by them (chmod go-w mends it)")
+    if is_noexec(folder):
+        raise CacheUnusable(f"{folder} is mounted noexec")
+    return folder
+
+
+def is_noexec(folder: Path) -> bool:
+    """Whether no code may be loaded from there."""
+    try:
+        return bool(os.statvfs(folder).f_flag & getattr(os, "ST_NOEXEC", 0))
+    except (AttributeError, OSError):
+        return False
 
 
 def is_ours(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -14,9 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from polyseme import progress
+from polyseme.devices import processor
 from polyseme.errors import SettingsError
 from polyseme.runtime.choice import VARIABLE, kernel_choice
-from polyseme.runtime.native.building import CannotBuild, built
+from polyseme.runtime.forking import ForkSafeLock
+from polyseme.runtime.native.building import CannotBuild, built, instructions
+from polyseme.runtime.native.prebuilt import best_level
 
 _P, _L, _I, _F = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_float
 _NORM = [_I, _P, _P, _F, _I, _P, _I, _P, _I, _P, _P]
@@ -34,7 +38,9 @@ TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.uint8: 2}
 NUMBERS = {name: number for number, name in enumerate(SIGNATURES)}
 _WORDS = 20
 """Of a recorded call, as replay.h reads it."""
-_lock = threading.Lock()
+_lock = ForkSafeLock()
+_reason = ""
+"""Why there are no kernels, where there are none."""
 
 
 class Tape:
@@ -57,7 +63,9 @@ class Tape:
 class Library:
     """The functions of kernels.c, which let go of Python's lock while they run; what they were built for."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, name: str = "native", why: str = "") -> None:
+        """`why` this one was chosen among others of other names."""
+        self.name, self.why = name, why
         self._library = ctypes.CDLL(path)
         self.columns = int(self._library.native_columns())
         self.pair_limit = int(self._library.native_pair_limit()) or None
@@ -104,32 +112,58 @@ class Library:
 
 
 def library() -> Library | None:
-    """The kernels; None where they are switched off or cannot be compiled, which is said once."""
+    """The kernels; None where they are switched off or there is no way to have them, which is said once."""
     with _lock:
         return _loaded()
 
 
+def in_use() -> tuple[str, str]:
+    """The name of the library that computes here, or "none", and why it is this one."""
+    found = library()
+    return ("none", _reason) if found is None else (found.name, found.why)
+
+
 @functools.cache
 def _loaded() -> Library | None:
+    global _reason
     choice = kernel_choice()
     if choice in ("onednn", "torch"):
+        _reason = f"{VARIABLE}={choice}"
         return None
     try:
-        return _build_and_load(again=True)
+        return _prebuilt() or _build_and_load(again=True)
     except CannotBuild as error:
         if choice == "native":
             raise SettingsError(
                 f"{VARIABLE} asks for the compiled kernels, but there are none ({error}); "
                 "install a C compiler, or leave the variable out"
             ) from error
-        progress.say(f"the fast kernels could not be compiled ({error}); torch's own calls are used, slower")
+        _reason = str(error)
+        progress.warn(
+            f"the compiled kernels are not used ({_reason}); torch's own operations take their place, slower"
+        )
+        return None
+
+
+def _prebuilt() -> Library | None:
+    """The best of those that came with the wheel."""
+    level = best_level(os.environ, offered=instructions().split(), slow_bf16=processor().has_slow_bf16_dot)
+    if level is None or not level.file.exists():
+        return None
+    try:
+        return Library(
+            str(level.file), name=level.name, why="came with the package; the best for this processor"
+        )
+    except (OSError, AttributeError) as error:
+        progress.warn(f"{level.file} cannot be loaded ({error}); the kernels are compiled here instead")
         return None
 
 
 def _build_and_load(*, again: bool) -> Library:
     path, is_private = built()
+    place = "for this process alone" if is_private else f"kept in {path.parent}"
     try:
-        return Library(str(path))
+        return Library(str(path), name="native", why=f"compiled on this machine for its processor, {place}")
     except (OSError, AttributeError) as error:
         # A file cut short by a power failure would else be in the way for ever.
         path.unlink(missing_ok=True)

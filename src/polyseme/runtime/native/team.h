@@ -19,6 +19,7 @@
 #define AWAKE 300000L /* nanoseconds for which a helper looks for the next piece of work before it sleeps */
 #define LOOKS 64      /* between two looks at the clock */
 #define TURNS 0x3fffff
+#define RENEWING -1 /* minus the number of the process whose team is being made */
 
 typedef void (*Part)(void *work, long part, long parts);
 
@@ -34,7 +35,7 @@ static struct {
     int helpers, wanted;
     int caller; /* the core of the last caller, for which the helpers were seated; -1: they are not */
     pthread_t threads[HELPERS];
-    pid_t process; /* in which the helpers live: a fork has none of them */
+    _Atomic pid_t process; /* in which the helpers live: a fork has none of them */
     Part part;
     void *work;
     long parts;
@@ -107,16 +108,26 @@ static void seat(void) {
 static void seat(void) {}
 #endif
 
+/* In a process that was forked, forget the helpers of its parent and what they or their callers held: of several
+ * threads there the first does it. Whether the team can be used; who comes while it is done works alone. */
+static int is_of_this_process(void) {
+    const pid_t here = getpid();
+    pid_t owner = atomic_load(&team.process);
+    if (owner == here) return 1;
+    if (owner == RENEWING - here || !atomic_compare_exchange_strong(&team.process, &owner, RENEWING - here)) return 0;
+    team.helpers = 0;
+    atomic_store(&team.open, 0);
+    atomic_store(&team.asleep, 0);
+    atomic_store(&team.inside, 0);
+    pthread_mutex_init(&team.taken, NULL);
+    pthread_mutex_init(&team.bed, NULL);
+    pthread_cond_init(&team.call, NULL);
+    atomic_store(&team.process, here);
+    return 1;
+}
+
 /* Start helpers that are missing, as far as the system lets; they take no signals of the program. */
 static void hire(int wanted) {
-    if (team.process != getpid()) {
-        team.process = getpid();
-        team.helpers = 0;
-        atomic_store(&team.asleep, 0);
-        atomic_store(&team.inside, 0);
-        pthread_mutex_init(&team.bed, NULL);
-        pthread_cond_init(&team.call, NULL);
-    }
     if (team.helpers >= wanted) return;
     sigset_t all, before;
     sigfillset(&all);
@@ -133,7 +144,7 @@ static void hire(int wanted) {
 
 /* Do all parts of the work, by as many threads as this one may use. */
 static void together(Part part, void *work, long parts) {
-    if (sharing < 2 || parts < 2 || pthread_mutex_trylock(&team.taken)) {
+    if (sharing < 2 || parts < 2 || !is_of_this_process() || pthread_mutex_trylock(&team.taken)) {
         for (long i = 0; i < parts; i++) part(work, i, parts);
         return;
     }

@@ -135,7 +135,7 @@ class MachineSettings(Record, frozen=True, kw_only=True):
     device: str = "auto"
     """Where to compute: cpu, cuda …; auto takes a GPU where there is one."""
     threads: int | None = None
-    """Threads of the processor; None: as many as this process may use."""
+    """Threads of the processor; None: as many as torch uses (`OMP_NUM_THREADS`), at most one a core."""
     batch_tokens: int = 8192
     """Tokens computed at once when answering, padding included."""
     memory: str | None = None

@@ -404,7 +404,7 @@ P = TypeVar("P")
 
 
 def check_definition(content: dict[str, Any], *, model: str, where: str) -> None:
-    """Raises `CheckpointError` for a `tokenizer.json` that is not usable within bounds; `model` is its kind."""
+    """Raises `CheckpointError` for a `tokenizer.json` not usable within bounds; `model` is its kind."""
     file = _converted(content, _File, place="", where=where)
     of_model = _converted(content["model"], MODELS[model], place="model", where=where)
     try:

@@ -197,7 +197,7 @@ CODE_ONLY = {
     "Wav2Vec2PhonemeCTCTokenizer",
     "XLMTokenizer",
 }
-"""Classes that cut texts by code of their own, so that even a tokenizer.json beside them is not what is used."""
+"""Classes that cut texts by code of their own: even a tokenizer.json beside them is not what is used."""
 
 
 def check_settings(settings: Mapping[str, Any], path: Path, *, kind: str) -> None:
@@ -232,9 +232,7 @@ def _check_class(name: Any, path: Path, *, kind: str) -> None:
     plain = name.removesuffix("Fast")
     computed = plain not in CODE_ONLY if kind == "tokenizer.json" else plain in COMPUTED[kind]
     if not computed:
-        others = (
-            "" if kind == "tokenizer.json" else f"; of such files {', '.join(sorted(COMPUTED[kind]))} are"
-        )
+        known = "" if kind == "tokenizer.json" else f"; of such files {', '.join(sorted(COMPUTED[kind]))} are"
         raise CheckpointError(
             f"the settings beside {path} name the tokenizer_class {name[:60]}, which is not computed{known}"
         )

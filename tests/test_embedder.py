@@ -14,7 +14,7 @@ from polyseme.checkpoints.loading import load
 from polyseme.embedding.embedder import Embedder
 from polyseme.embedding.embedding import embed
 from polyseme.embedding.windows import windows
-from polyseme.errors import CheckpointError, DataError, PolysemeWarning, SettingsError
+from polyseme.errors import DataError, PolysemeWarning, SettingsError
 from polyseme.models.batch import Batch
 
 POOLINGS = ["first", "last", "mean", "max", "mean-max", "pooler"]

@@ -10,7 +10,7 @@ import msgspec
 from polyseme.errors import CheckpointError
 from polyseme.text.pipelines import Definition
 from polyseme.text.tokenizer_schema import MAX_ID
-from polyseme.text.tokenizer_settings import HONOURED, ROLE_TOKENS
+from polyseme.text.tokenizer_settings import HONOURED, ROLE_TOKENS, USUAL
 
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
@@ -95,7 +95,9 @@ def _specials(settings: Mapping[str, Any]) -> Iterator[tuple[str, _Token]]:
         more = settings.get(key) or []
         named += more.values() if isinstance(more, dict) else more if isinstance(more, list) else []
     named += [
-        value for key, value in settings.items() if key.endswith("_token") and key not in HONOURED
+        value
+        for key, value in settings.items()
+        if key.endswith("_token") and key not in HONOURED and key not in USUAL
     ]  # image_token and the like
     for token in named:
         if isinstance(token, dict) and isinstance(token.get("content"), str):

@@ -183,7 +183,7 @@ def _tokenizer_json(
             "merges.txt must lie beside it"
         )
     name = model_name(content["model"])
-    if name not in MODELS:
+    if not isinstance(name, str) or name not in MODELS:
         raise CheckpointError(f"{path} holds a model of the unknown kind {str(name)[:40]!r}")
     # What transformers does when it uses the tokenizer in training must not cut or pad texts here.
     content |= {"truncation": None, "padding": None}
@@ -206,7 +206,7 @@ def _switch(rules: dict[str, Any] | None, settings: Mapping[str, Any]) -> None:
     if rules is None or rules.get("type") != "BertNormalizer":
         return
     for name, switch in _BERT_SWITCHES.items():
-        value = settings.get(name, rules[switch])
+        value = settings.get(name, rules.get(switch))
         if not isinstance(value, bool) and (value is not None or name != "strip_accents"):
             raise CheckpointError(
                 f"the setting {name} beside a tokenizer is true or false, not {value!r:.40}"

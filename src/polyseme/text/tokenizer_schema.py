@@ -380,11 +380,11 @@ class AddedToken(_Part, frozen=True):
 
     id: Id
     content: Annotated[str, msgspec.Meta(min_length=1, max_length=_MAX_TOKEN)]
-    single_word: bool = False
-    lstrip: bool = False
-    rstrip: bool = False
-    normalized: bool = True
-    special: bool = False
+    single_word: bool
+    lstrip: bool
+    rstrip: bool
+    normalized: bool
+    special: bool
 
 
 class _File(_Part, frozen=True):

@@ -81,6 +81,7 @@ HARMLESS = {
     "split_special_tokens": "the names of special tokens in a text are always text here",
     "legacy": "about what follows a special token inside a text, where none is found here",
     "trim_offsets": "about the offsets of blanks",
+    "unk_id": "follows from the token",
     **{f"{name}_id": "follows from the token" for name in ROLE_TOKENS},
 }
 """Keys that do not change the ids of a text, with the reason."""
@@ -185,6 +186,7 @@ CODE_ONLY = {
     "PhobertTokenizer",
     "Pop2PianoTokenizer",
     "ProphetNetTokenizer",
+    "RagTokenizer",
     "RoCBertTokenizer",
     "RoFormerTokenizer",
     "SiglipTokenizer",
@@ -204,7 +206,9 @@ def check_settings(settings: Mapping[str, Any], path: Path, *, kind: str) -> Non
     """Refuse what changes the ids and is not computed; `kind` is one of `COMPUTED` or "tokenizer.json"."""
     _check_class(settings.get("tokenizer_class"), path, kind=kind)
     for key, value in settings.items():
-        if key in HONOURED or key in HARMLESS or value is None or _names_a_token(key, value):
+        if key in HONOURED or key in HARMLESS or value is None:
+            continue
+        if key not in USUAL and _names_a_token(key, value):
             continue
         if key in USUAL and (value in USUAL[key] or (kind == "tokenizer.json" and key in _IN_JSON)):
             continue

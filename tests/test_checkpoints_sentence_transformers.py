@@ -52,6 +52,7 @@ def test_our_embedding_folders_give_the_same_vectors_there(kind: str, pooling: s
         normalize=pooling == "mean",
         max_length=7,
         prompt="a " * (pooling == "max"),
+        prompts={"query": "a "} if pooling == "max" else {},
     )
     save(model, tmp_path / "ours")
     assert load(tmp_path / "ours").card == model.card
@@ -108,16 +109,23 @@ def change_modules(folder: Path, index: int, **changes: str) -> None:
     (folder / "modules.json").write_text(json.dumps(modules))
 
 
+def module(kind: str, path: str, **more: Any) -> dict[str, Any]:
+    return {"path": path, "type": f"sentence_transformers.models.{kind}", **more}
+
+
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
         ("1_Pooling/config.json", {"pooling_mode": "weightedmean"}, "pools by weightedmean; polyseme reads"),
         ("1_Pooling/config.json", {"pooling_mode": ["max", "mean"]}, "pools by max and mean"),
         ("1_Pooling/config.json", {"pooling_mode_mean_sqrt_len_tokens": True}, "pools by mean_sqrt"),
-        ("modules.json", [{"path": "", "type": "a.Transformer"}, {"path": "2_Dense", "type": "a.Dense"}],
+        ("modules.json", [module("Transformer", ""), module("Dense", "2_Dense")],
          "makes vectors by Transformer, Dense; polyseme computes Transformer, Pooling"),
-        ("modules.json", [{"path": "", "type": "a.Transformer"}, {"path": "../up", "type": "a.Pooling"}],
+        ("modules.json", [module("Transformer", ""), module("Pooling", "../up")],
          r"names the path '\.\./up', which lies outside"),
+        ("modules.json", [{"path": "", "type": "custom_st.Transformer"}],
+         "names the module custom_st.Transformer, which is not computed"),
+        ("modules.json", [module("Transformer", ""), module("LSTM", "1_LSTM")], "models.LSTM, which is not"),
         ("modules.json", [3], "must list modules with a type and a path each"),
         ("modules.json", {}, "holds a dict, not a list"),
     ],

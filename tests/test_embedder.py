@@ -14,7 +14,7 @@ from polyseme.checkpoints.loading import load
 from polyseme.embedding.embedder import Embedder
 from polyseme.embedding.embedding import embed
 from polyseme.embedding.windows import windows
-from polyseme.errors import DataError, SettingsError
+from polyseme.errors import DataError, PolysemeWarning, SettingsError
 from polyseme.models.batch import Batch
 
 POOLINGS = ["first", "last", "mean", "max", "mean-max", "pooler"]
@@ -109,17 +109,19 @@ def test_a_long_texts_mean_is_that_of_all_its_states(modernbert: Path) -> None:
     np.testing.assert_allclose(highest, states.max(axis=0), atol=1e-5)
 
 
-def test_a_cut_text_has_the_vector_of_its_beginning_and_is_told_once(modernbert: Path) -> None:
+def test_a_cut_text_has_the_vector_of_its_beginning_and_warns_once_a_call(modernbert: Path) -> None:
     long = "".join(np.random.default_rng(9).choice(list(CHARACTERS), 90))
     said = Said()
     reader = embedder(modernbert, long_texts="truncate", max_length=20)
     with progress.reporting(said):
-        cut = reader.sentences([long, "酒店"])[0]
-        reader.sentences([long])
+        cut = reader.sentences([long, "酒店", long])[0]
     np.testing.assert_allclose(cut, reader.sentences([long[:18]])[0], atol=1e-5)
     assert len(said.lines) == 1
-    assert "1 of the first 2 texts are longer than the 20 tokens read here and were cut" in said.lines[0]
-    assert reader.tokens([long])[0].vectors.shape == (18, 32)
+    assert (
+        "2 of the 3 texts read so far are longer than the 20 tokens read here and were cut" in said.lines[0]
+    )
+    with pytest.warns(PolysemeWarning, match="1 of the 1 texts"):
+        assert reader.tokens([long])[0].vectors.shape == (18, 32)
 
 
 def test_words_are_the_means_of_their_tokens(bert: Path) -> None:

@@ -127,7 +127,7 @@ def test_a_full_memo_forgets_and_changes_nothing(monkeypatch: pytest.MonkeyPatch
 
 def test_a_tokenizer_with_tokens_added_by_a_user_does_without_the_table(tmp_path: Path) -> None:
     learned().save(tmp_path)
-    definition, roles = read_tokenizer(tmp_path)
+    definition, roles, _ = read_tokenizer(tmp_path)
     added = dict(definition["added_tokens"][0])
     added |= {"id": len(definition["model"]["vocab"]), "content": "深度学习", "special": False}
     definition["added_tokens"].append(added)

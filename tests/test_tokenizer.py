@@ -271,18 +271,23 @@ def test_truncation_and_padding_of_a_tokenizer_json_do_not_touch_texts(tmp_path:
             {"vocab.txt": "[PAD]\na\n"},
             r"lacks the special token for unknown, first, separator, mask \(\[UNK\], ",
         ),
-        (
-            {"vocab.txt": "\n".join([*SPECIAL, "a", "b", "a"])},
-            "line 8: the token 'a' already stands in line 6",
-        ),
         ({"vocab.txt": b"\xff\xfe[PAD]"}, r"vocab.txt is not UTF-8 \(byte 0\)"),
-        ({"tokenizer.json": "{"}, "tokenizer.json is damaged: Expecting property name"),
+        ({"tokenizer.json": "{"}, "tokenizer.json is damaged: Input data was truncated"),
         ({"tokenizer.json": "[1]"}, "tokenizer.json is no settings file: it holds list"),
         ({"tokenizer.json": "{}"}, 'is no tokenizer.json: it has no "model"'),
-        ({"tokenizer.json": '{"model": {"type": "Magic"}}'}, "holds a model of an unknown kind, 'Magic'"),
-        ({"tokenizer.json": '{"model": {"type": "WordPiece"}}'}, "cannot be read as a tokenizer: "),
-        ({"tokenizer.json": '{"model": {"type": "Unigram", "vocab": [1]}}'}, "is damaged: its vocabulary, "),
-        ({"tokenizer.json": '{"model": {"vocab": {}}, "normalizer": [1]}'}, "is damaged: its vocabulary, "),
+        ({"tokenizer.json": '{"model": {"type": "Magic"}}'}, "holds a model of the unknown kind 'Magic'"),
+        (
+            {"tokenizer.json": '{"model": {"type": "WordPiece"}}'},
+            "model: Object missing required field",
+        ),
+        (
+            {"tokenizer.json": '{"model": {"type": "Unigram", "vocab": [1]}}'},
+            r"model\.vocab\[0\]: Exp",
+        ),
+        (
+            {"tokenizer.json": '{"model": {"vocab": {}}, "normalizer": [1]}'},
+            "normalizer: Expected `object",
+        ),
         ({"merges.txt": "a b"}, "merges.txt has no vocab.json or vocab.txt beside it"),
         ({"merges.txt": "a c", "vocab.txt": "a\nb\nab"}, "line 1: 'a c' is not a merge of two tokens"),
         (

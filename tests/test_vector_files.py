@@ -186,7 +186,7 @@ def test_shortened_vectors_have_length_one_again_where_the_whole_ones_have() -> 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dimensions": 0}, "dimensions must be at least 1, got 0"),
+        ({"output_precision": "fp8"}, "Invalid enum value 'fp8'"),
         ({"calibration": "some.txt"}, "calibration gives the ranges of int8, and output_precision is 'fp32'"),
     ],
 )

@@ -23,7 +23,9 @@ def reader_fingerprint(model: Model) -> str:
     """SHA-256 over all that decides what the model makes of a text: choices, weights, tokenizer, prompt."""
     digest = hashlib.sha256(fingerprint(model.backbone, {}).encode())
     digest.update(to_json(to_plain(model.backbone.config)))
-    digest.update(model.card.prompt.encode())
+    digest.update(to_json({"prompts": model.card.prompts, "prompt": model.card.prompt}))
+    for number, module in enumerate(model.after_pooling):
+        digest.update(f"{number} {module}".encode() + fingerprint(module, {}).encode())
     for name, content in sorted(model.tokenizer.files().items() if model.tokenizer else ()):
         digest.update(name.encode() + content)
     return digest.hexdigest()

@@ -15,6 +15,7 @@ from polyseme.checkpoints.filling import Reading, read_tensors
 from polyseme.checkpoints.formats import check_heads
 from polyseme.checkpoints.hub import resolve
 from polyseme.checkpoints.model import HEADS, NAMES_CLASSES, POOL, Card, Model
+from polyseme.checkpoints.sentence_transformers import lowers_texts, read_after_pooling
 from polyseme.checkpoints.source import Source
 from polyseme.checkpoints.task_tensors import read_task_tensors
 from polyseme.checkpoints.undrawn import compute_buffers, undrawn
@@ -24,6 +25,7 @@ from polyseme.models.initialising import initialise
 from polyseme.models.transformer.building import build
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Pooler, Transformer
+from polyseme.text.frames import Frame
 from polyseme.text.sentencepiece import ENDING as SENTENCEPIECE
 from polyseme.text.tokenizer import Tokenizer
 from polyseme.text.tokenizer_files import BYTE_PAIRS
@@ -136,9 +138,10 @@ def read_model(
     model = Model(
         backbone=backbone,
         heads=modules,
-        tokenizer=_tokenizer(source, config) if stored is None else None,
+        tokenizer=_tokenizer(source, config, lowers=lowers_texts(folder)) if stored is None else None,
         card=card,
         task_tensors=read_task_tensors(source.folder),
+        after_pooling=read_after_pooling(folder, size=config.hidden_size),
     )
     return model, reading
 
@@ -191,14 +194,35 @@ def _fill(module: nn.Module, tensors: Mapping[str, Tensor], *, prefix: str, of: 
     module.load_state_dict({name: tensors[prefix + name] for name in of}, assign=True)
 
 
-def _tokenizer(source: Source, config: TransformerConfig) -> Tokenizer | None:
+def _tokenizer(source: Source, config: TransformerConfig, *, lowers: bool) -> Tokenizer | None:
     named = any((source.folder / name).exists() for name in _TOKENIZERS)
     if not named and not any(source.folder.glob(f"*{SENTENCEPIECE}")):
         return None
     tokenizer = Tokenizer.load(source.folder)
     if tokenizer.vocab_size > config.vocab_size:
+        # Special tokens that the settings only name never stand in a text, unless they are kept.
+        tokenizer = Tokenizer.load(source.folder, undeclared=False)
+    if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"{source.folder}: the tokenizer has {tokenizer.vocab_size} tokens, "
             f"the model only {config.vocab_size}"
         )
-    return tokenizer
+    _check_frame(tokenizer.frame, config, source.folder)
+    return tokenizer.lowering() if lowers else tokenizer
+
+
+def _check_frame(frame: Frame, config: TransformerConfig, folder: Path) -> None:
+    """What stands around texts must leave room for them, in segments that the model has."""
+    if frame.pair_size + 2 > config.max_position_embeddings:
+        raise CheckpointError(
+            f"{folder}: the tokenizer puts {frame.pair_size} special tokens around a pair of texts, "
+            f"and the model reads {config.max_position_embeddings} tokens"
+        )
+    first, of_first, of_second, last = frame.types
+    alone = frame.single_types
+    highest = max(*first, of_first, of_second, *last, *alone[0], alone[1], *alone[2])
+    if config.tells_segments and config.type_vocab_size and highest >= config.type_vocab_size:
+        raise CheckpointError(
+            f"{folder}: the tokenizer gives tokens the segment {highest}, "
+            f"and the model has the segments 0 to {config.type_vocab_size - 1}"
+        )

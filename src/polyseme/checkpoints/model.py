@@ -79,7 +79,13 @@ class Card(Record, frozen=True):
     max_length: int | None = None
     """The most tokens that an embedding model reads of a text, [CLS] and [SEP] included."""
     prompt: str = ""
-    """What an embedding model reads before every text."""
+    """What an embedding model reads before every text, unless another prompt is asked for."""
+    prompts: dict[str, str] = msgspec.field(default_factory=dict)
+    """Prompts of an embedding model by their names, as "query" and "passage"."""
+    include_prompt: bool = True
+    """Whether an embedding model pools the tokens of the prompt too."""
+    dimensions: int | None = None
+    """How many of a vector's dimensions an embedding model gives; None: all."""
 
     def __post_init__(self) -> None:
         if self.labels is not None and len(set(self.labels)) < len(self.labels):
@@ -102,3 +108,5 @@ class Model:
     tokenizer: Tokenizer | None = None
     task_tensors: dict[str, Tensor] = field(default_factory=dict)
     """What a task keeps beside heads that have a published layout, by the names in its network."""
+    after_pooling: list[nn.Module] = field(default_factory=list)
+    """What an embedding model computes of a pooled text before its vector is scaled to length 1."""

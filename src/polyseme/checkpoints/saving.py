@@ -62,7 +62,10 @@ def small_files_of(model: Model) -> dict[str, bytes]:
     files[CARD] = to_json(card_of(model))
     if model.card.pooling is not None:
         files |= pooling_files(
-            model.card, hidden_size=config.hidden_size, max_positions=config.max_position_embeddings
+            model.card,
+            hidden_size=config.hidden_size,
+            max_positions=config.max_position_embeddings,
+            after_pooling=model.after_pooling,
         )
     return files
 

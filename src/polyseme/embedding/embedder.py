@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from polyseme import progress
 from polyseme.checkpoints.loading import load
@@ -14,13 +15,16 @@ from polyseme.checkpoints.model import Model
 from polyseme.devices import pick_device
 from polyseme.embedding.alignment import Ranges, check_ranges, cut_ranges, join_words, mean_by_range
 from polyseme.embedding.layers import Layers
-from polyseme.embedding.rows import TextRows, text_rows
+from polyseme.embedding.projection import Step, size_after, steps_of, unit_length
+from polyseme.embedding.quantising import shortened
+from polyseme.embedding.rows import TextRows, text_rows, without_beginning
 from polyseme.embedding.settings import EmbedSettings
 from polyseme.errors import CheckpointError, SettingsError
 from polyseme.records import from_plain
 from polyseme.runtime.encoder import Reading
 from polyseme.runtime.gate import Gate
 from polyseme.text.encoded import Int32s, Int64s
+from polyseme.text.sequences import check_cut_texts, check_texts
 from polyseme.text.words import word_cutter
 from polyseme.threads import default_threads
 
@@ -46,8 +50,9 @@ class Embedder:
     apart, the better one is kept.
 
     Texts longer than the model are read by overlapping windows whose states are joined, each token
-    from the window that shows it the most context; `long_texts="truncate"` cuts them instead, and
-    says so once. An empty text is read as its special tokens alone, or as the token that fills rows.
+    from the window that shows it the most context; `long_texts="truncate"` cuts them instead, and each
+    call that does so warns once. An empty text is read as its special tokens alone, or as the token that
+    fills rows.
 
     >>> embedder = Embedder.load("models/mini", pooling="mean")  # doctest: +SKIP
     >>> embedder.sentences(["程序已经启动", "按照法定程序"]).shape  # doctest: +SKIP
@@ -60,7 +65,9 @@ class Embedder:
             raise CheckpointError("this model has no tokenizer, so it cannot read text")
         self.settings = settings = from_plain(options, EmbedSettings, where="embedding")
         self.tokenizer = model.tokenizer
-        card = model.card
+        if settings.keep_special_tokens:
+            self.tokenizer = self.tokenizer.keeping(settings.keep_special_tokens)
+        self._card = card = model.card
         self.layers = Layers.of(settings.layers or "-1")
         self.pooling: str = settings.pooling or card.pooling or "mean"
         self.normalize = card.normalize if settings.normalize is None else settings.normalize
@@ -68,12 +75,16 @@ class Embedder:
         self.truncates = (settings.long_texts or usual) == "truncate"
         self.threads = settings.threads or default_threads()
         self.device = pick_device(settings.device)
-        self._prompt = card.prompt
+        self.prompt = self._chosen_prompt(settings.prompt, settings.prompt_name)
+        """What is put before each text of `sentences`, unless a call asks for another prompt."""
         self._config = model.backbone.config
         self.max_length = self._longest(settings.max_length, card.max_length)
         self._numbers = self.layers.numbers(self._config.num_layers)
         if self.pooling == "pooler":
             self._check_pooler()
+        self._projection = self._projected(model)
+        self.dimensions = self._kept_dimensions(settings.dimensions, model.after_pooling)
+        """How many of a vector's numbers are given."""
         self._gate = Gate(
             model.backbone,
             settings.precision,
@@ -81,7 +92,6 @@ class Embedder:
             device=self.device,
             tile_tokens=settings.batch_tokens,
         )
-        self._said_cut = False
 
     @classmethod
     def load(cls, name_or_folder: str | Path, **options: Any) -> "Embedder":
@@ -91,7 +101,7 @@ class Embedder:
     @property
     def width(self) -> int:
         """Numbers in the vector of one text."""
-        return self.token_width * (2 if self.pooling == "mean-max" else 1)
+        return self.dimensions
 
     @property
     def token_width(self) -> int:
@@ -103,22 +113,48 @@ class Embedder:
         """In which precision products are computed; the first texts may still lead to a better one."""
         return self._gate.encoder.precision
 
-    def sentences(self, texts: Sequence[str]) -> Vectors:
-        """One vector a text, in the texts' order: `[len(texts), width]`."""
-        return self.vectors(self.read(texts))
+    def sentences(
+        self, texts: Sequence[str], *, prompt_name: str | None = None, prompt: str | None = None
+    ) -> Vectors:
+        """One vector a text, in the texts' order: `[len(texts), width]`.
 
-    def read(self, texts: Sequence[str]) -> TextRows:
+        `prompt_name` or `prompt` stand in the place of the embedder's own prompt for this call.
+        """
+        read = self.read(texts, prompt_name=prompt_name, prompt=prompt)
+        self.warn_of_cuts(read)
+        return self.vectors(read)
+
+    def read(
+        self, texts: Sequence[str], *, prompt_name: str | None = None, prompt: str | None = None
+    ) -> TextRows:
         """Texts as the rows that the network reads; another thread may do it while `vectors` computes."""
-        ids, _, counts = self.tokenizer.encode_joined([self._prompt + text for text in texts])
-        return self._rows(ids, counts)
+        check_texts(texts)
+        before = self._chosen_prompt(prompt, prompt_name)
+        ids, _, counts = self.tokenizer.encode_joined([before + text for text in texts])
+        read = self._rows(ids, counts)
+        if before and not self._card.include_prompt:
+            read = without_beginning(read, len(self.tokenizer.frame.before) + len(self._ids(before)))
+        return read
 
     def vectors(self, read: TextRows) -> Vectors:
         """One vector a text that was read: `[texts, width]`."""
         self.settle(read)
         vectors = self._joined(self._gate.encoder.vectors(read.rows, self._reading(self.pooling)), read)
+        for step in self._projection:
+            vectors = step(vectors)
         if self.normalize:
-            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        return vectors
+            vectors = unit_length(vectors)
+        # A folder's own truncate_dim leaves its vectors shorter than 1, as in sentence-transformers.
+        again = self.normalize and self.settings.dimensions is not None
+        return shortened(vectors, self.dimensions, normalize=again)
+
+    def warn_of_cuts(self, read: TextRows) -> None:
+        """Tell the user that texts were cut; whoever reads a file in parts asks for it once."""
+        if read.cut:
+            progress.warn(
+                f"{read.cut} of the {read.num_texts} texts read so far are longer than the {self.max_length} "
+                "tokens read here and were cut; long_texts=windows reads them whole"
+            )
 
     def settle(self, read: TextRows) -> None:
         """Decide by the first of these texts whether the precision is good enough for them; only once.
@@ -129,6 +165,7 @@ class Embedder:
 
     def tokens(self, texts: Sequence[str]) -> list[Pieces]:
         """The vector of each token, special tokens left out."""
+        check_texts(texts)
         encoded = [self.tokenizer.encode(text) for text in texts]
         states = self._token_states([one.ids for one in encoded])
         return [
@@ -146,6 +183,7 @@ class Embedder:
         A text is cut by the word cutter `words`; a list of words is taken as already cut, and its offsets
         count in the text that they make when joined.
         """
+        check_cut_texts(texts)
         cutter = word_cutter(words)
         joined = [
             (text, cut_ranges(text, cutter)) if isinstance(text, str) else join_words(text) for text in texts
@@ -154,6 +192,7 @@ class Embedder:
 
     def ranges(self, texts: Sequence[str], ranges: Sequence[Sequence[tuple[int, int]]]) -> list[Pieces]:
         """The vector of each range of characters (begin, end): the mean of the tokens that it touches."""
+        check_texts(texts)
         checked = [
             check_ranges(text, of_text, number=number)
             for number, (text, of_text) in enumerate(zip(texts, ranges, strict=True))
@@ -176,6 +215,7 @@ class Embedder:
         """The states of each text's own tokens, `[tokens, token_width]`; fewer where the text was cut."""
         counts = np.asarray([len(of_text) for of_text in ids], dtype=np.int64)
         read = self._rows(np.concatenate([np.zeros(0, dtype=np.int32), *ids]), counts)
+        self.warn_of_cuts(read)
         self.settle(read)
         states = self._gate.encoder.states(read.rows, self._reading(None))
         frame, counted = self.tokenizer.frame, read.rows.counted
@@ -194,7 +234,6 @@ class Embedder:
     def _rows(self, ids: Int32s, counts: Int64s) -> TextRows:
         """Each text as one row, or as several windows that lie together."""
         frame = self.tokenizer.frame
-        self._say_cut(int((counts > self.max_length - frame.size).sum()), len(counts))
         return text_rows(
             ids,
             counts,
@@ -224,7 +263,46 @@ class Embedder:
                 f"max_length {asked} is more than the {positions} positions of this model; "
                 "longer texts are read by windows anyway"
             )
-        return asked or min(of_folder or positions, positions)
+        longest = asked or min(of_folder or positions, positions)
+        special = self.tokenizer.frame.size
+        if longest <= special:
+            raise SettingsError(
+                f"max_length {longest} leaves no room for a text beside its {special} special tokens; "
+                f"give max_length from {special + 1} to {positions}"
+            )
+        return longest
+
+    def _chosen_prompt(self, prompt: str | None, name: str | None) -> str:
+        """The prompt that a call or the settings ask for; else the embedder's, or the folder's."""
+        if prompt is not None and name is not None:
+            raise SettingsError("give prompt or prompt_name, one of the two")
+        if prompt is not None:
+            return prompt
+        if name is None:
+            return getattr(self, "prompt", self._card.prompt)
+        if name not in self._card.prompts:
+            known = ", ".join(self._card.prompts) or "none"
+            raise SettingsError(f"this model has no prompt {name!r}; its folder names {known}")
+        return self._card.prompts[name]
+
+    def _ids(self, text: str) -> Int32s:
+        return self.tokenizer.encode_batch([text])[0]
+
+    def _projected(self, model: Model) -> list[Step]:
+        """What the folder computes behind its own pooling of its last layer."""
+        own = self._card.pooling or "mean"
+        if model.after_pooling and (self.pooling != own or self._numbers != (self._config.num_layers,)):
+            raise SettingsError(
+                f"this model's folder projects the {own} of the last layer; "
+                "leave pooling and layers out, or take a folder without Dense modules"
+            )
+        return steps_of(model.after_pooling)
+
+    def _kept_dimensions(self, asked: int | None, modules: Sequence[nn.Module]) -> int:
+        whole = size_after(modules, self.token_width * (2 if self.pooling == "mean-max" else 1))
+        if asked is not None and asked > whole:
+            raise SettingsError(f"dimensions={asked}, but the vectors of this model have {whole}")
+        return asked or min(self._card.dimensions or whole, whole)
 
     def _check_pooler(self) -> None:
         if not self._config.pooler:
@@ -233,14 +311,6 @@ class Embedder:
             raise SettingsError(
                 f"the pooler reads the last layer, not layers={self.settings.layers}; "
                 "leave layers out, or choose another pooling"
-            )
-
-    def _say_cut(self, cut: int, total: int) -> None:
-        if cut and self.truncates and not self._said_cut:
-            self._said_cut = True
-            progress.say(
-                f"{cut} of the first {total} texts are longer than the {self.max_length} tokens read here "
-                "and were cut; long_texts=windows reads them whole"
             )
 
 

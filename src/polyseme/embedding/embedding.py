@@ -16,9 +16,9 @@ from polyseme.devices import environment
 from polyseme.embedding.embedder import Embedder
 from polyseme.embedding.files import format_of
 from polyseme.embedding.jobs import Job, begun, finished, mend, resumed, working
-from polyseme.embedding.quantising import Vectors, ranges_of, shortened
+from polyseme.embedding.quantising import Vectors, ranges_of
 from polyseme.embedding.settings import EmbedSettings, OutputSettings
-from polyseme.errors import DataError, SettingsError
+from polyseme.errors import DataError
 from polyseme.records import Record, from_flat, to_plain
 from polyseme.text.reading import TextSettings, expand, read_lines
 from polyseme.text.surveying import survey
@@ -99,7 +99,7 @@ class _Work:
         loaded = load(model)
         self._fingerprint = reader_fingerprint(loaded)
         self._embedder = Embedder(loaded, **to_plain(settings.reader))
-        self._dimensions = self._asked_dimensions(settings.output.dimensions)
+        self._warned = False
         self.survey = survey(text)
         if self.survey is None:
             progress.say("the text can be read only once: a job that is stopped will have to begin anew")
@@ -150,19 +150,16 @@ class _Work:
     def _vectors(self, texts: list[str]) -> Vectors:
         """One vector a text; what stands there twice is computed once."""
         numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-        vectors = self._embedder.sentences(list(numbers))
-        vectors = shortened(vectors, self._dimensions, normalize=self._embedder.normalize)
+        read = self._embedder.read(list(numbers))
+        if read.cut and not self._warned:
+            self._warned = True
+            self._embedder.warn_of_cuts(read)
+        vectors = self._embedder.vectors(read)
         return vectors[[numbers[text] for text in texts]]
 
     def _reading(self) -> TextSettings:
         reader = self._settings.reader
         return TextSettings(field=reader.field, encoding=reader.encoding, errors=reader.errors)
-
-    def _asked_dimensions(self, asked: int | None) -> int:
-        width = self._embedder.width
-        if asked is not None and asked > width:
-            raise SettingsError(f"dimensions={asked}, but the vectors of this model have {width}")
-        return asked or width
 
     @property
     def words(self) -> dict[str, Any]:
@@ -182,7 +179,10 @@ class _Work:
             "field": reader.field,
             "encoding": reader.encoding,
             "errors": reader.errors,
-            "dimensions": self._dimensions,
+            "dimensions": embedder.width,
+            "own_dimensions": reader.dimensions is None,
+            "prompt": embedder.prompt,
+            "keep_special_tokens": list(embedder.tokenizer.kept),
             "output_precision": output.output_precision,
             "calibration": sample.sha256 if sample else None,
             "block": [_TEXTS, _CHARACTERS],

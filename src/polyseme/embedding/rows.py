@@ -1,6 +1,6 @@
 """Texts laid out as the rows that a network reads: in their frame, and by windows where they are long."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ class TextRows:
     num_texts: int
     tokens: Int64s
     """Tokens of each text that its rows hold, special ones left out: `[texts]`."""
+    cut: int = 0
+    """How many texts lost their end."""
 
     @property
     def edges(self) -> Int64s:
@@ -57,7 +59,19 @@ def text_rows(
     end = own_stop - start + before + np.where(own_stop == kept[texts], after, 0)
     counted = np.stack((begin, np.maximum(end, begin + 1)), axis=1)
     rows = Rows(input_ids, starts, _segments(frame, starts, to), counted)
-    return TextRows(rows, texts, len(counts), kept)
+    return TextRows(rows, texts, len(counts), kept, int((kept < counts).sum()))
+
+
+def without_beginning(read: TextRows, tokens: int) -> TextRows:
+    """The same rows, of which the first `tokens` of each text, special ones too, no longer stand for it.
+
+    A row keeps one token at least: a prompt may fill it.
+    """
+    assert read.rows.counted is not None
+    counted = read.rows.counted.copy()
+    first = read.edges[:-1]
+    counted[first, 0] = np.minimum(tokens, counted[first, 1] - 1)
+    return replace(read, rows=replace(read.rows, counted=counted))
 
 
 def _one_row(ids: Int32s, counts: Int64s, frame: Frame) -> TextRows:

@@ -27,6 +27,17 @@ class EmbedSettings(Record, frozen=True):
     precision: InferencePrecision = "fp32"
     """Numbers of the matrix products. auto takes bf16 where the processor has it; int8 is faster still. A
     sample of the texts is compared with fp32 first, and what is too far from it is not used."""
+    dimensions: int | None = None
+    """Keep the first so many numbers of each vector, of models trained to be shortened (Matryoshka: Kusupati
+    et al. 2022); vectors of length 1 get length 1 again. None: all, or the folder's truncate_dim."""
+    prompt_name: str | None = None
+    """The prompt of the model's folder to put before every text, by its name, as "query" or "passage".
+    Without it and prompt, the folder's default prompt, if it has one."""
+    prompt: str | None = None
+    """Text to put before every text, whatever the folder says; "" for none."""
+    keep_special_tokens: tuple[str, ...] = ()
+    """Special tokens to find in the texts, as the marks [E1] and [/E1] of entities. Others are read as the
+    characters that they are written with."""
     batch_tokens: int | None = None
     """Tokens computed at once by one thread; None: as many as stay in its cache, or suit a GPU."""
     threads: int | None = None
@@ -47,6 +58,10 @@ class EmbedSettings(Record, frozen=True):
             raise ValueError(
                 f"max_length must be at least 3, [CLS] and [SEP] included, got {self.max_length}"
             )
+        if self.dimensions is not None and self.dimensions < 1:
+            raise ValueError(f"dimensions must be at least 1, got {self.dimensions}")
+        if self.prompt is not None and self.prompt_name is not None:
+            raise ValueError("give prompt or prompt_name, one of the two")
         if self.batch_tokens is not None and self.batch_tokens < 1:
             raise ValueError(f"batch_tokens must be at least 1, got {self.batch_tokens}")
         if self.threads is not None and self.threads < 1:
@@ -56,9 +71,6 @@ class EmbedSettings(Record, frozen=True):
 class OutputSettings(Record, frozen=True, kw_only=True):
     """What is kept of each vector."""
 
-    dimensions: int | None = None
-    """Keep the first so many numbers of each vector, of models trained to be shortened (Matryoshka: Kusupati
-    et al. 2022); vectors of length 1 get length 1 again. None: all."""
     output_precision: OutputPrecision = "fp32"
     """Numbers in the file: fp32, fp16, int8 (255 steps over the range of each dimension), or binary (signs,
     eight in a byte)."""
@@ -66,8 +78,6 @@ class OutputSettings(Record, frozen=True, kw_only=True):
     """Of int8: a file of texts whose vectors give the ranges; usually the first block of the texts does."""
 
     def __post_init__(self) -> None:
-        if self.dimensions is not None and self.dimensions < 1:
-            raise ValueError(f"dimensions must be at least 1, got {self.dimensions}")
         if self.calibration is not None and self.output_precision != "int8":
             raise ValueError(
                 f"calibration gives the ranges of int8, and output_precision is {self.output_precision!r}; "

@@ -23,6 +23,7 @@ from polyseme.generation.choosing import NEVER
 from polyseme.generation.settings import FillSettings
 from polyseme.models.batch import Batch
 from polyseme.records import Record, from_plain
+from polyseme.text.sequences import check_text
 from polyseme.threads import default_threads, with_own_threads
 
 BLANK: Final = r"_{3,}"
@@ -97,6 +98,7 @@ class Filler:
     @with_own_threads
     def fill(self, text: str) -> list[Filling]:
         """The best texts, at most `answers`, the likeliest first."""
+        check_text(text)
         parts = self._blank.split(text)
         blanks = len(parts) - 1
         if not blanks:

@@ -24,6 +24,7 @@ from polyseme.generation.steppers import Stepper
 from polyseme.models.batch import Batch
 from polyseme.records import Record, from_plain
 from polyseme.seeding import generator
+from polyseme.text.sequences import check_texts
 from polyseme.threads import default_threads, with_own_threads
 
 WRITERS = {
@@ -105,6 +106,7 @@ class Generator:
     @with_own_threads
     def generate(self, prompts: Sequence[str]) -> list[Generated]:
         """What each prompt gives, in their order."""
+        check_texts(prompts, "prompts", each="prompt")
         rows = self._writer.read(prompts)
         found: list[Generated | None] = [None] * len(rows)
         with progress.bar("generate", total=len(rows), unit="texts") as work:

@@ -25,6 +25,7 @@ from polyseme.generation.filling import BLANK, Filling
 from polyseme.generation.rewriting import rewriter, sources
 from polyseme.generation.settings import FillSettings
 from polyseme.records import from_plain
+from polyseme.text.sequences import check_text
 from polyseme.threads import default_threads, with_own_threads
 
 
@@ -94,6 +95,7 @@ class SpanFiller:
     @torch.inference_mode()
     def fill(self, text: str) -> list[Filling]:
         """The best texts, at most `answers`, the likeliest per token first."""
+        check_text(text)
         parts = re.split(BLANK, text)
         blanks = len(parts) - 1
         if not 1 <= blanks <= len(self.tokenizer.sentinel_ids):

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -59,6 +60,11 @@ class Preparation:
         self.base = model if isinstance(model, Model) else self.way.load(model)
         if self.base.tokenizer is None:
             raise CheckpointError(f"{self.source} has no tokenizer, so it cannot read text")
+        if settings.keep_special_tokens:
+            self.base = replace(
+                self.base, tokenizer=self.base.tokenizer.keeping(settings.keep_special_tokens)
+            )
+        assert self.base.tokenizer is not None
         self.tokenizer: Tokenizer = self.base.tokenizer
         self.task = task = self.way.task(task, self.base)
         self.metric = settings.metric or task.metrics[0]

@@ -117,6 +117,9 @@ class FinetuneSettings(Record, frozen=True):
     is said of these parts."""
     skip_bad: bool = False
     """Leave out examples that do not fit, count and list them, instead of stopping at the first."""
+    keep_special_tokens: tuple[str, ...] = ()
+    """Special tokens to find in the texts, as the marks [E1] and [/E1] of entities; the model keeps
+    them. Others are read as the characters that they are written with."""
     rates: RateSettings = RateSettings()
     stages: StageSettings = StageSettings()
     features: FeatureSettings = FeatureSettings()

@@ -13,6 +13,8 @@ _LABEL = (1 << 31) | 0xFF
 _VALUE = (1 << 31) - 1
 _DEEPEST = 64
 """Bytes of a replaced sequence: the longest of Unicode's are far below."""
+_LONGEST = 256
+"""Bytes of a replacement: Unicode's longest has 33."""
 
 
 def check_character_map(table: bytes) -> None:
@@ -30,6 +32,8 @@ def check_character_map(table: bytes) -> None:
     starts = np.concatenate([[0], np.flatnonzero(texts == 0) + 1])
     if not np.isin(values, starts).all():
         raise Damaged("its table of characters points into the middle of a text")
+    if len(starts) > 1 and int(np.diff(starts).max()) > _LONGEST:
+        raise Damaged(f"its table of characters replaces one by more than {_LONGEST} bytes")
     texts.tobytes().decode()
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
+from polyseme.errors import CheckpointError
+
 if TYPE_CHECKING:
     import tokenizers
 
@@ -92,6 +94,8 @@ def frame_of(pipeline: tokenizers.Tokenizer) -> Frame:
     rows = list(zip(encoding.ids, encoding.type_ids, encoding.sequence_ids, strict=True))
     of_first = [place for place, row in enumerate(rows) if row[2] == 0]
     of_second = [place for place, row in enumerate(rows) if row[2] == 1]
+    if not of_first or not of_second:
+        raise CheckpointError("the tokenizer loses one of the two texts of a pair")
     before, after = rows[: of_first[0]], rows[of_second[-1] + 1 :]
     alone = pipeline.encode(probe, add_special_tokens=True)
     inside = [place for place, sequence in enumerate(alone.sequence_ids) if sequence == 0]

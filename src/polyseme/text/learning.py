@@ -23,6 +23,7 @@ from polyseme.text.pipelines import (
     unigram_model,
     wordpiece_model,
 )
+from polyseme.text.sequences import check_texts
 from polyseme.text.tokenizer import Tokenizer
 from polyseme.text.unigram import learn_pieces
 from polyseme.text.words import word_cutter
@@ -111,6 +112,8 @@ def learn(texts: Iterable[str], settings: LearningSettings | None = None) -> Tok
     ['学', '习', 'deep']
     """
     settings = settings or LearningSettings()
+    if isinstance(texts, str):
+        check_texts(texts)
     kind, special = settings.kind, settings.special_tokens
     rules = normalizer(kind, lowercase=settings.lowercase, strip_accents=settings.strip_accents)
     words = _count(texts, rules, settings)

@@ -96,6 +96,23 @@ def definition(
     }
 
 
+def lowered(whole: Definition) -> Definition:
+    """The tokenizer with its texts in lower case before all else, unless a step already does that.
+
+    BERT's own normalizer lowers letters too, and then strips no accents that it did not strip before.
+    """
+    rules = whole.get("normalizer")
+    steps = [] if rules is None else rules["normalizers"] if rules["type"] == "Sequence" else [rules]
+    if any(step["type"] == "Lowercase" for step in steps):
+        return whole
+    if [step["type"] for step in steps] == ["BertNormalizer"]:
+        (bert,) = steps
+        strips = bert.get("strip_accents")
+        strips = bert["lowercase"] if strips is None else strips
+        return whole | {"normalizer": bert | {"lowercase": True, "strip_accents": strips}}
+    return whole | {"normalizer": {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, *steps]}}
+
+
 def wordpiece_model(
     vocabulary: Mapping[str, int], *, unknown: str, max_word_length: int = 100
 ) -> dict[str, Any]:
@@ -142,12 +159,15 @@ def lookup_model(vocabulary: Mapping[str, int], *, unknown: str) -> dict[str, An
     return {"type": "WordLevel", "vocab": dict(vocabulary), "unk_token": unknown}
 
 
+def model_name(model: Mapping[str, Any]) -> Any:
+    """The model's type, which old files of BPE and WordPiece do not name."""
+    return model.get("type") or ("BPE" if "merges" in model else "WordPiece")
+
+
 def kind_of(definition: Definition) -> Kind:
     """Which of the kinds a `tokenizer.json` is; KeyError for a model that `tokenizers` does not have."""
     kinds: dict[str, Kind] = {"WordPiece": "wordpiece", "Unigram": "unigram", "WordLevel": "words"}
-    model = definition["model"]
-    # Old files of BPE and WordPiece do not name their model.
-    name = model.get("type") or ("BPE" if "merges" in model else "WordPiece")
+    name = model_name(definition["model"])
     if name == "BPE":
         outside = json.dumps([definition.get("pre_tokenizer"), definition.get("decoder")])
         return "byte-bpe" if "ByteLevel" in outside else "bpe"

@@ -25,6 +25,10 @@ def roles_of(
         for name in names:
             entry = settings.get(name)
             token = entry.get("content") if isinstance(entry, dict) else entry
+            if entry is not None and not isinstance(token, str):
+                raise CheckpointError(
+                    f"the settings beside {path} name as {name} a {type(token).__name__}; a token is a text"
+                )
             if isinstance(token, str) and role not in roles:
                 if token not in known:
                     raise CheckpointError(

@@ -60,8 +60,10 @@ class Model(NamedTuple):
     """Blanks around a text are dropped, and several become one."""
 
 
-def sentencepiece_tokenizer(path: Path, settings: Mapping[str, Any]) -> tuple[Definition, dict[str, str]]:
-    """The definition of a tokenizer, and its special tokens by role.
+def sentencepiece_tokenizer(
+    path: Path, settings: Mapping[str, Any], more: dict[str, int]
+) -> tuple[Definition, dict[str, str]]:
+    """The definition of a tokenizer, and its special tokens by role; `more` are tokens added beside the file.
 
     Of `settings`, those of `tokenizer_config.json` beside it, count the special tokens, `do_lower_case`,
     `keep_accents` and `extra_ids`. Raises `CheckpointError` for a file that is damaged or of a kind that is
@@ -80,17 +82,18 @@ def sentencepiece_tokenizer(path: Path, settings: Mapping[str, Any]) -> tuple[De
     shifted = path.name.endswith(SHIFTED)
     pieces = _shifted(model.pieces) if shifted else model.pieces
     unknown = next(piece.text for piece in pieces if piece.type == UNKNOWN)
-    special = {piece.text for piece in pieces if piece.type == CONTROL} | {unknown}
+    special = {piece.text for piece in pieces if piece.type == CONTROL} | {unknown, *more}
     roles = roles_of(settings, special, path, unknown=unknown)
     frame = "doubled" if shifted else _frame(roles)
     if frame == "end":
         pieces = [*pieces, *_sentinels(settings, path)]
-    ids = {piece.text: number for number, piece in enumerate(pieces)}
-    if len(ids) < len(pieces):
+    own = {piece.text: number for number, piece in enumerate(pieces)}
+    if len(own) < len(pieces):
         raise CheckpointError(f"{path} is damaged: a piece stands twice in its vocabulary")
+    ids = own | more
     whole = definition(
         "unigram" if model.kind == _UNIGRAM else "bpe",
-        _unigram(pieces) if model.kind == _UNIGRAM else _merged(pieces, ids),
+        _unigram(pieces) if model.kind == _UNIGRAM else _merged(pieces, own),
         roles=roles,
         ids=ids,
         normalizer=_normalizer(model, settings, lowercase=_LOWERCASE.get(frame)),

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,16 @@ from typing import Any
 import numpy as np
 import tokenizers
 
-from polyseme.errors import CheckpointError, SettingsError
+from polyseme.errors import CheckpointError, DataError, SettingsError
 from polyseme.files import write_whole
+from polyseme.records import nearest
 from polyseme.text.codepoints import codepoints, pieces, plain_word_starts, visible
 from polyseme.text.encoded import Encoded, Int32s, Int64s
 from polyseme.text.frames import Frame, frame_of
 from polyseme.text.memo import Memo
-from polyseme.text.pipelines import Definition, Kind, kind_of
+from polyseme.text.panics import refusal
+from polyseme.text.pipelines import Definition, Kind, kind_of, lowered
+from polyseme.text.sequences import check_text, check_texts
 from polyseme.text.table import TablePath, suits
 from polyseme.text.tokenizer_files import read_tokenizer, write_tokenizer
 
@@ -30,7 +34,9 @@ class Tokenizer:
 
     The text is data: a special token's name in it, "[SEP]" or "</s>", is encoded as the characters it is
     made of and never as the special token. (transformers does the opposite unless it is called with
-    `split_special_tokens=True`.) No special tokens are added either; whoever builds inputs adds them.
+    `split_special_tokens=True`.) Only the special tokens that `keeping` names, such as the marks "[E1]" and
+    "[/E1]" of entities, are found in texts. No special tokens are added either; whoever builds inputs adds
+    them.
 
     >>> tokenizer = Tokenizer.load("shared/vocab.txt")        # doctest: +SKIP
     >>> tokenizer.tokens(tokenizer.encode("BERT理解上下文").ids)  # doctest: +SKIP
@@ -48,18 +54,32 @@ class Tokenizer:
     frame: Frame
     """What stands around a text and between two, by this tokenizer's own rules."""
 
+    kept: tuple[str, ...]
+    """Special tokens that a text may hold."""
+
     def __init__(
-        self, definition: Definition, roles: Mapping[str, str], *, where: str = "the tokenizer"
+        self,
+        definition: Definition,
+        roles: Mapping[str, str],
+        *,
+        kept: Sequence[str] = (),
+        where: str = "the tokenizer",
     ) -> None:
+        self.kept = tuple(dict.fromkeys(kept))
+        self._where = where
+        found = _finding(definition, self.kept, where)
         try:
-            self._pipeline = tokenizers.Tokenizer.from_str(json.dumps(definition))
+            self._pipeline = tokenizers.Tokenizer.from_str(json.dumps(found))
             # Without this the library finds the names of special tokens in raw text.
             self._pipeline.encode_special_tokens = True
             self.kind = kind_of(definition)
-        except Exception as error:  # The library raises plain Exception.
-            raise CheckpointError(f"{where} cannot be read as a tokenizer: {error}") from error
+            ids = self._pipeline.get_vocab(with_added_tokens=True)
+            _check_added(self._pipeline, definition, ids, where)
+        except CheckpointError:
+            raise
+        except BaseException as error:
+            raise refusal(error, where=where) from error
         self._definition = definition
-        ids = self._pipeline.get_vocab(with_added_tokens=True)
         self.vocabulary = [""] * (max(ids.values(), default=-1) + 1)
         for token, index in ids.items():
             self.vocabulary[index] = token
@@ -71,23 +91,45 @@ class Tokenizer:
             ids[token]
             for token in takewhile(special.__contains__, (f"<extra_id_{number}>" for number in count()))
         )
-        self._forbidden = self.special_ids - {self._roles.get("unknown", -1)}
-        self.frame = frame_of(self._pipeline)
+        kept_ids = {ids[token] for token in self.kept}
+        self._forbidden = self.special_ids - {self._roles.get("unknown", -1)} - kept_ids
+        try:
+            self.frame = frame_of(self._pipeline)
+        except BaseException as error:
+            raise refusal(error, where=where) from error
+        if max((*self.frame.before, *self.frame.between, *self.frame.after), default=0) >= self.vocab_size:
+            raise CheckpointError(f"{where} puts tokens around texts whose ids are not in its vocabulary")
         self._memo = Memo(self._encode_plain)
         self._table = (
             TablePath(self._pipeline, definition, self._memo, forbidden=self._forbidden)
-            if suits(definition)
+            if suits(found)
             else None
         )
 
     @classmethod
-    def load(cls, source: str | Path) -> "Tokenizer":
+    def load(cls, source: str | Path, *, undeclared: bool = True) -> "Tokenizer":
         """From a folder or a file: tokenizer.json, vocab.txt, or GPT-2's vocabulary with merges.
 
-        Settings beside it (tokenizer_config.json) are respected. Anything damaged is a `CheckpointError`.
+        Settings and added tokens beside it are respected. Special tokens that the settings name without an
+        id get the next free ids, as in transformers, unless they are not `undeclared`. Anything damaged is a
+        `CheckpointError`.
         """
-        definition, roles = read_tokenizer(Path(source))
-        return cls(definition, roles, where=str(source))
+        definition, roles, kept = read_tokenizer(Path(source), undeclared=undeclared)
+        return cls(definition, roles, kept=kept, where=str(source))
+
+    def keeping(self, special_tokens: Sequence[str]) -> "Tokenizer":
+        """The same tokenizer, which finds these special tokens in texts; saved, it keeps them again.
+
+        >>> tokenizer.keeping(["[E1]", "[/E1]"])  # doctest: +SKIP
+        """
+        check_texts(special_tokens, "special_tokens")
+        return Tokenizer(
+            self._definition, self.special_tokens, kept=[*self.kept, *special_tokens], where=self._where
+        )
+
+    def lowering(self) -> "Tokenizer":
+        """The same tokenizer with texts in lower case, as `do_lower_case` of sentence-transformers asks."""
+        return Tokenizer(lowered(self._definition), self.special_tokens, kept=self.kept, where=self._where)
 
     def save(self, folder: str | Path) -> None:
         """Write the tokenizer's files into `folder`, from which this library and transformers read them."""
@@ -97,11 +139,15 @@ class Tokenizer:
     def files(self, *, token_type_ids: bool = True, max_length: int | None = None) -> dict[str, bytes]:
         """What `save` writes, by name; `token_type_ids` says whether the model reads segment numbers."""
         return write_tokenizer(
-            self._definition, self.special_tokens, token_type_ids=token_type_ids, max_length=max_length
+            self._definition,
+            self.special_tokens,
+            kept=self.kept,
+            token_type_ids=token_type_ids,
+            max_length=max_length,
         )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Tokenizer, (self._definition, self.special_tokens)
+        return partial(Tokenizer, kept=self.kept), (self._definition, self.special_tokens)
 
     @property
     def definition(self) -> Definition:
@@ -156,6 +202,7 @@ class Tokenizer:
         `starts` are the character offsets at which words start; without them ideographs and signs stand
         alone and letters and digits together. A tokenizer that `crosses_words` is then cut at `starts`.
         """
+        check_text(text)
         ids, offsets = self._encode_cut(text, starts)
         words = plain_word_starts(text) if starts is None else starts
         begins = _visible(text, offsets)
@@ -163,6 +210,7 @@ class Tokenizer:
 
     def encode_offsets(self, text: str) -> tuple[Int32s, Int32s, Int32s]:
         """Ids, begins and ends."""
+        check_text(text)
         ids, offsets = self._encode_cut(text, None)
         return ids, offsets[:, 0], offsets[:, 1]
 
@@ -179,6 +227,7 @@ class Tokenizer:
         A begin is that of the token's first visible character, so that it lies in the word of the token
         even where the token holds the blank before it.
         """
+        check_texts(texts)
         if self._table is not None and (starts is None or not self.crosses_words):
             parts = [self._encode_lines(batch, self._table) for batch in _batches(texts)]
         elif starts is None:
@@ -197,7 +246,13 @@ class Tokenizer:
 
         WordPiece does not keep blanks: they stand again between words, but not beside Chinese characters.
         """
-        text: str = self._pipeline.decode([int(index) for index in ids], skip_special_tokens=True)
+        numbers = [int(index) for index in ids]
+        if any(not 0 <= index < self.vocab_size for index in numbers):
+            raise DataError(f"a token's id lies from 0 to {self.vocab_size - 1} in this vocabulary")
+        try:
+            text: str = self._pipeline.decode(numbers, skip_special_tokens=True)
+        except BaseException as error:
+            raise refusal(error, where=self._where) from error
         return _BLANKS_IN_CHINESE.sub("", text) if self.kind in ("wordpiece", "words") else text
 
     def _role(self, role: str) -> int:
@@ -236,7 +291,10 @@ class Tokenizer:
 
     def _encode_plain(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Through the pipeline of the library, never yielding a special token other than the unknown."""
-        encoding = self._pipeline.encode(text, add_special_tokens=False)
+        try:
+            encoding = self._pipeline.encode(text, add_special_tokens=False)
+        except BaseException as error:
+            raise refusal(error, where=self._where, text=text) from error
         ids, offsets = encoding.ids, encoding.offsets
         if self._forbidden.isdisjoint(ids):
             return ids, offsets
@@ -249,6 +307,38 @@ class Tokenizer:
         left, right = self._encode_plain(text[: begin + 1]), self._encode_plain(text[begin + 1 :])
         moved = [(a + begin + 1, b + begin + 1) for a, b in right[1]]
         return left[0] + right[0], left[1] + moved
+
+
+def _finding(definition: Definition, kept: Sequence[str], where: str) -> Definition:
+    """The definition whose pipeline finds the `kept` special tokens in texts: for it they are not special."""
+    if not kept:
+        return definition
+    entries = {entry["content"]: entry for entry in definition.get("added_tokens") or []}
+    special = sorted(text for text, entry in entries.items() if entry["special"])
+    for token in kept:
+        if token not in entries:
+            raise SettingsError(
+                f"{where} has no special token {token!r}{nearest(token, special)}; "
+                f"it has {', '.join(special) or 'none'}"
+            )
+        entries[token] = entries[token] | {"special": False}
+    return definition | {"added_tokens": list(entries.values())}
+
+
+def _check_added(
+    pipeline: tokenizers.Tokenizer, definition: Definition, ids: Mapping[str, int], where: str
+) -> None:
+    """The library numbers added tokens itself, and fails on one of which its normalizer leaves nothing."""
+    normalizer: Any = pipeline.normalizer
+    for entry in definition.get("added_tokens") or []:
+        text, index = entry["content"], ids.get(entry["content"])
+        if index != entry["id"]:
+            raise CheckpointError(
+                f"{where}: the added token {text[:40]!r} has the id {entry['id']}, and transformers gives it "
+                f"{index}; the ids of added tokens must follow those of the vocabulary"
+            )
+        if entry["normalized"] and normalizer is not None and not normalizer.normalize_str(text):
+            raise CheckpointError(f"{where}: its normalizer leaves nothing of the added token {text[:40]!r}")
 
 
 def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:

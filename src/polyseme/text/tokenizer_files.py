@@ -1,27 +1,32 @@
 """Tokenizers on disk: `tokenizer.json`, `vocab.txt`, GPT-2's vocabulary and merges, SentencePiece's model,
 and the settings beside them."""
 
+import codecs
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
+from polyseme import progress
 from polyseme.errors import CheckpointError
 from polyseme.files import refuse_lfs_pointer
+from polyseme.text.added_tokens import declared, with_added
 from polyseme.text.frames import FrameName
 from polyseme.text.pipelines import (
     BERT_WORDS,
     Definition,
     bpe_model,
     definition,
-    kind_of,
+    model_name,
     normalizer,
     wordpiece_model,
 )
 from polyseme.text.roles import ROLES, roles_of
 from polyseme.text.sentencepiece import ENDING, sentencepiece_tokenizer
+from polyseme.text.tokenizer_schema import MODELS, Id, check_definition
+from polyseme.text.tokenizer_settings import KEEP, check_settings
 
 BYTE_PAIRS: dict[str, tuple[str, ...]] = {
     "merges.txt": ("vocab.json", "vocab.txt"),
@@ -40,30 +45,66 @@ _BERT_SWITCHES = {
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
 
+_GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
+"""Classes that take a tokenizer.json as it is."""
+
+_PREPARING = ("AlbertTokenizer", "XLNetTokenizer")
+"""Classes that build their normalizer from the settings."""
+
 _FRAMES: dict[str, FrameName] = {"RobertaTokenizer": "doubled", "GPT2Tokenizer": "none"}
 """By the tokenizer_class of settings beside a vocabulary with merges, which itself says nothing of a frame.
 
 Without a class, `<s>` as the first token tells RoBERTa's."""
 
 
-def read_tokenizer(source: Path) -> tuple[Definition, dict[str, str]]:
-    """The `tokenizer.json` that a folder or file amounts to, and its special tokens by role."""
+_MAX_BYTES = 1 << 27
+"""Above the files of any published tokenizer."""
+
+
+class Tokens(NamedTuple):
+    """What the files of a tokenizer amount to."""
+
+    definition: Definition
+    """The content of a `tokenizer.json`."""
+    roles: dict[str, str]
+    """Special tokens by role."""
+    kept: tuple[str, ...] = ()
+    """Special tokens that a text may hold."""
+
+
+def read_tokenizer(source: Path, *, undeclared: bool = True) -> Tokens:
+    """The tokenizer of a folder or file; `undeclared` special tokens, which have no id, get the next ones."""
     if not source.exists():
         raise CheckpointError(f"there is no tokenizer at {source}; name a folder or a vocabulary file")
     path = _main_file(source) if source.is_dir() else source
     settings = _settings_beside(path)
-    merges = _merges_beside(path)
-    if merges is not None:
-        return _byte_pairs(path, merges, settings)
-    if path.name.endswith(ENDING):
-        return sentencepiece_tokenizer(path, settings)
-    if path.suffix == ".json":
-        return _tokenizer_json(path, settings)
-    return _bert_vocabulary(path, settings)
+    kind = _kind_of_file(path)
+    check_settings(settings, path, kind=kind)
+    legacy = (
+        {} if settings.get("added_tokens_decoder") is not None else _json_beside(path, "added_tokens.json")
+    )
+    found = declared(settings, legacy, path)
+    more = {text: index for text, (index, _) in found.items()}
+    if kind == "merges":
+        definition, roles = _byte_pairs(path, settings, more)
+    elif kind == "sentencepiece":
+        definition, roles = sentencepiece_tokenizer(path, settings, more)
+    elif kind == "tokenizer.json":
+        definition, roles = _tokenizer_json(path, settings, more)
+    else:
+        definition, roles = _bert_vocabulary(path, settings, more)
+    definition = with_added(definition, settings, found, path, undeclared=undeclared)
+    definition = _as_segments_say(definition, settings)
+    return Tokens(definition, roles, _kept(settings, path))
 
 
 def write_tokenizer(
-    definition: Definition, roles: Mapping[str, str], *, token_type_ids: bool, max_length: int | None
+    definition: Definition,
+    roles: Mapping[str, str],
+    *,
+    kept: Sequence[str] = (),
+    token_type_ids: bool,
+    max_length: int | None,
 ) -> dict[str, bytes]:
     """The files of a tokenizer's folder, by name, such that transformers makes the same ids."""
     tokens = {ROLES[role][0][0]: token for role, token in roles.items()}
@@ -79,6 +120,8 @@ def write_tokenizer(
     }
     if max_length is not None:
         settings["model_max_length"] = max_length
+    if kept:
+        settings[KEEP] = list(kept)
     files = {"tokenizer.json": _json(definition), "special_tokens_map.json": _json(tokens)}
     if definition["model"].get("type") == "WordPiece":
         rules = definition.get("normalizer") or {}
@@ -122,27 +165,35 @@ def _merges_beside(path: Path) -> Path | None:
     return None
 
 
-def _tokenizer_json(path: Path, settings: dict[str, Any]) -> tuple[Definition, dict[str, str]]:
+def _kind_of_file(path: Path) -> str:
+    """Which of the kinds of `tokenizer_settings` a vocabulary is, by its name and what lies beside it."""
+    if _merges_beside(path) is not None:
+        return "merges"
+    if path.name.endswith(ENDING):
+        return "sentencepiece"
+    return "tokenizer.json" if path.suffix == ".json" else "vocab.txt"
+
+
+def _tokenizer_json(
+    path: Path, settings: dict[str, Any], more: dict[str, int]
+) -> tuple[Definition, dict[str, str]]:
     content = _read_json(path)
     if not isinstance(content.get("model"), dict):
         raise CheckpointError(
             f'{path} is no tokenizer.json: it has no "model"; if it is GPT-2\'s vocab.json, '
             "merges.txt must lie beside it"
         )
-    try:
-        kind_of(content)
-    except KeyError as error:
-        raise CheckpointError(f"{path} holds a model of an unknown kind, {error}") from error
+    name = model_name(content["model"])
+    if not isinstance(name, str) or name not in MODELS:
+        raise CheckpointError(f"{path} holds a model of the unknown kind {str(name)[:40]!r}")
     # What transformers does when it uses the tokenizer in training must not cut or pad texts here.
     content |= {"truncation": None, "padding": None}
-    try:
-        _switch(content.get("normalizer"), settings)
-        tokens = _tokens_of(content["model"])
-        known = tokens | {entry["content"] for entry in content.get("added_tokens", []) if "id" in entry}
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path} is damaged: its vocabulary, normalizer or added tokens are not what they must be"
-        ) from error
+    check_definition(content, model=name, where=str(path))
+    _switch(content.get("normalizer"), settings)
+    _check_lowering(content, settings, path)
+    _put_blank_in_front(content, settings, path)
+    tokens = _tokens_of(content["model"])
+    known = tokens | {entry["content"] for entry in content.get("added_tokens") or []} | more.keys()
     unknown = content["model"].get("unk_token")
     if unknown is not None and unknown not in tokens:
         raise CheckpointError(
@@ -153,8 +204,66 @@ def _tokenizer_json(path: Path, settings: dict[str, Any]) -> tuple[Definition, d
 
 def _switch(rules: dict[str, Any] | None, settings: Mapping[str, Any]) -> None:
     """Let the settings beside a tokenizer decide about BERT's normalizer, as transformers does."""
-    if rules is not None and rules.get("type") == "BertNormalizer":
-        rules |= {switch: settings[name] for name, switch in _BERT_SWITCHES.items() if name in settings}
+    if rules is None or rules.get("type") != "BertNormalizer":
+        return
+    for name, switch in _BERT_SWITCHES.items():
+        value = settings.get(name, rules.get(switch))
+        if not isinstance(value, bool) and (value is not None or name != "strip_accents"):
+            raise CheckpointError(
+                f"the setting {name} beside a tokenizer is true or false, not {value!r:.40}"
+            )
+        rules[switch] = value
+
+
+def _put_blank_in_front(content: Definition, settings: Mapping[str, Any], path: Path) -> None:
+    """Let `add_prefix_space` decide about a cut into bytes, as the classes of GPT-2 and RoBERTa do."""
+    asked, cut = settings.get("add_prefix_space"), content.get("pre_tokenizer") or {}
+    if not isinstance(asked, bool) or settings.get("tokenizer_class") in (None, *_GENERIC):
+        return
+    if cut.get("type") == "ByteLevel":
+        content["pre_tokenizer"] = cut | {"add_prefix_space": asked}
+    elif cut.get("type") == "Metaspace" and asked == (cut.get("prepend_scheme") == "never"):
+        raise CheckpointError(
+            f"{path} has the prepend_scheme {cut['prepend_scheme']}, but the settings beside it "
+            f"add_prefix_space {asked}; make them agree"
+        )
+
+
+def _check_lowering(content: Definition, settings: Mapping[str, Any], path: Path) -> None:
+    """Refuse a `do_lower_case` or `keep_accents` that ALBERT's and XLNet's classes would set otherwise."""
+    if str(settings.get("tokenizer_class")).removesuffix("Fast") not in _PREPARING:
+        return
+    rules = content.get("normalizer") or {}
+    steps = {step["type"] for step in rules.get("normalizers", [rules]) if step}
+    for name, step, value in (("do_lower_case", "Lowercase", True), ("keep_accents", "StripAccents", False)):
+        if isinstance(settings.get(name), bool) and (settings[name] is value) != (step in steps):
+            raise CheckpointError(
+                f"the settings beside {path} have {name} {settings[name]}, which its normalizer does not do; "
+                "make them agree"
+            )
+
+
+def _as_segments_say(definition: Definition, settings: Mapping[str, Any]) -> Definition:
+    """Where `model_input_names` leaves the segments out, transformers gives a model none: all are 0."""
+    names, template = settings.get("model_input_names"), definition.get("post_processor") or {}
+    if not isinstance(names, list) or "token_type_ids" in names:
+        return definition
+    if template.get("type") != "TemplateProcessing":
+        return definition
+    plain = {
+        name: [
+            {kind: part | {"type_id": 0} for kind, part in piece.items() if part} for piece in template[name]
+        ]
+        for name in ("single", "pair")
+    }
+    return definition | {"post_processor": template | plain}
+
+
+def _kept(settings: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    kept = settings.get(KEEP) or []
+    if not isinstance(kept, list) or not all(isinstance(token, str) for token in kept):
+        raise CheckpointError(f"the settings beside {path} have {KEEP} that is no list of tokens")
+    return tuple(kept)
 
 
 def _tokens_of(model: Mapping[str, Any]) -> set[str]:
@@ -162,10 +271,13 @@ def _tokens_of(model: Mapping[str, Any]) -> set[str]:
     return set(vocabulary) if isinstance(vocabulary, dict) else {entry[0] for entry in vocabulary}
 
 
-def _bert_vocabulary(path: Path, settings: dict[str, Any]) -> tuple[Definition, dict[str, str]]:
+def _bert_vocabulary(
+    path: Path, settings: dict[str, Any], more: dict[str, int]
+) -> tuple[Definition, dict[str, str]]:
     """A `vocab.txt`, one token a line; lower case unless the settings beside it say otherwise."""
     vocabulary = _numbered(_without_numbers(_lines(path)), path)
-    roles = roles_of(settings, set(vocabulary), path)
+    ids = vocabulary | more
+    roles = roles_of(settings, set(ids), path)
     missing = [role for role in ROLES if role not in roles]
     if missing:
         raise CheckpointError(
@@ -175,13 +287,20 @@ def _bert_vocabulary(path: Path, settings: dict[str, Any]) -> tuple[Definition, 
         )
     rules = normalizer("wordpiece", lowercase=True, strip_accents=None)
     _switch(rules, settings)
+    if roles["unknown"] not in vocabulary:
+        raise CheckpointError(f"{path} lacks the unknown token {roles['unknown']!r}; add the line")
     model = wordpiece_model(vocabulary, unknown=roles["unknown"])
-    return definition("wordpiece", model, roles=roles, ids=vocabulary, normalizer=rules), roles
+    return definition("wordpiece", model, roles=roles, ids=ids, normalizer=rules), roles
 
 
-def _byte_pairs(path: Path, merges: Path, settings: dict[str, Any]) -> tuple[Definition, dict[str, str]]:
+def _byte_pairs(
+    path: Path, settings: dict[str, Any], more: dict[str, int]
+) -> tuple[Definition, dict[str, str]]:
     """GPT-2's or GPT's pair of files; the vocabulary may be JSON or one token a line."""
+    merges = _merges_beside(path)
+    assert merges is not None
     vocabulary = _read_vocabulary(merges)
+    ids = vocabulary | more
     pairs = []
     for number, line in enumerate(_lines(merges), start=1):
         if line.startswith("#version") or not line:
@@ -192,27 +311,33 @@ def _byte_pairs(path: Path, merges: Path, settings: dict[str, Any]) -> tuple[Def
                 f"{merges}, line {number}: {line!r} is not a merge of two tokens of the vocabulary beside it"
             )
         pairs.append((parts[0], parts[1]))
-    roles = roles_of(settings, set(vocabulary), path)
+    roles = roles_of(settings, set(ids), path)
     if any(token.endswith(_END_OF_WORD) for token in vocabulary):
-        return _ended_words(vocabulary, pairs, roles), roles
+        return _ended_words(vocabulary, pairs, roles, ids), roles
     model = bpe_model(vocabulary, pairs, unknown=None)
     kind = str(settings.get("tokenizer_class", "")).removesuffix("Fast")
     first, separator = roles.get("first"), roles.get("separator")
     # One token for begin and end is GPT-2's, which puts it around nothing; RoBERTa's are <s> and </s>.
     usual: FrameName = "none" if first == separator else ("doubled" if first == "<s>" else "around")
     frame = _FRAMES.get(kind, usual)
-    return definition("byte-bpe", model, roles=roles, ids=vocabulary, normalizer=None, frame=frame), roles
+    whole = definition("byte-bpe", model, roles=roles, ids=ids, normalizer=None, frame=frame)
+    if isinstance(settings.get("add_prefix_space"), bool):
+        whole["pre_tokenizer"] = whole["pre_tokenizer"] | {"add_prefix_space": settings["add_prefix_space"]}
+    return whole, roles
 
 
 def _ended_words(
-    vocabulary: Mapping[str, int], pairs: Sequence[tuple[str, str]], roles: Mapping[str, str]
+    vocabulary: Mapping[str, int],
+    pairs: Sequence[tuple[str, str]],
+    roles: Mapping[str, str],
+    ids: Mapping[str, int],
 ) -> Definition:
     """GPT's tokenizer, without the repairs of ftfy and spaCy's cut, as transformers has it: BERT's words in
     lower case, whose last tokens end in `</w>`."""
     model = bpe_model(vocabulary, pairs, unknown=roles.get("unknown"))
     model["end_of_word_suffix"] = _END_OF_WORD
     rules = normalizer("wordpiece", lowercase=True, strip_accents=None)
-    whole = definition("bpe", model, roles=roles, ids=vocabulary, normalizer=rules, frame="none")
+    whole = definition("bpe", model, roles=roles, ids=ids, normalizer=rules, frame="none")
     decoder = {"type": "BPEDecoder", "suffix": _END_OF_WORD}
     return whole | {"pre_tokenizer": BERT_WORDS, "decoder": decoder}
 
@@ -223,32 +348,45 @@ def _read_vocabulary(merges: Path) -> dict[str, int]:
     for name in BYTE_PAIRS[ending]:
         path = merges.with_name(stem + name)
         if path.exists():
-            return _read_json(path) if name.endswith(".json") else _numbered(_lines(path), path)
+            return _ids(_read_json(path), path) if name.endswith(".json") else _numbered(_lines(path), path)
     raise CheckpointError(
         f"{merges} has no {' or '.join(stem + name for name in BYTE_PAIRS[ending])} beside it"
     )
 
 
+def _ids(vocabulary: dict[str, Any], path: Path) -> dict[str, int]:
+    try:
+        return msgspec.convert(vocabulary, dict[str, Id])
+    except msgspec.ValidationError as error:
+        raise CheckpointError(f"{path} is no vocabulary: {str(error)[:200]}") from error
+
+
 def _settings_beside(path: Path) -> dict[str, Any]:
-    """The special tokens and switches of the JSON files that transformers writes beside a vocabulary."""
-    settings: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if path.with_name(name).exists() and path.name != name:
-            settings |= _read_json(path.with_name(name))
-    return settings
+    """The special tokens and switches of the JSON files that transformers writes beside a vocabulary.
+
+    As there, special_tokens_map.json decides unless tokenizer_config.json lists the added tokens.
+    """
+    tokens = _json_beside(path, "special_tokens_map.json")
+    settings = _json_beside(path, "tokenizer_config.json")
+    return tokens | settings if "added_tokens_decoder" in settings else settings | tokens
+
+
+def _json_beside(path: Path, name: str) -> dict[str, Any]:
+    beside = path.with_name(name)
+    return _read_json(beside) if beside.exists() and path.name != name else {}
 
 
 def _numbered(lines: Sequence[str], path: Path) -> dict[str, int]:
-    vocabulary: dict[str, int] = {}
-    for index, token in enumerate(lines):
-        if token in vocabulary:
-            raise CheckpointError(
-                f"{path}, line {index + 1}: the token {token!r} already stands in line "
-                f"{vocabulary[token] + 1}; each token may stand once"
-            )
-        vocabulary[token] = index
+    """Tokens by their line; of equal ones the later counts, as in transformers, and the numbers stay."""
+    vocabulary = {token: index for index, token in enumerate(lines)}
     if not vocabulary:
         raise CheckpointError(f"{path} is empty; a vocabulary has one token a line")
+    if len(vocabulary) < len(lines):
+        token, index = next((token, index) for index, token in enumerate(lines) if vocabulary[token] != index)
+        progress.warn(
+            f"{path}: the token {token!r} of line {index + 1} stands again in line {vocabulary[token] + 1}, "
+            f"which counts, as in transformers ({len(lines) - len(vocabulary)} lines are such)"
+        )
     return vocabulary
 
 
@@ -262,7 +400,7 @@ def _lines(path: Path) -> list[str]:
     """The lines of a file; only the line feed ends one, for U+2028 is a token of BERT's vocabulary."""
     refuse_lfs_pointer(path, CheckpointError)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = _content(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise CheckpointError(
             f"{path} is not UTF-8 (byte {error.start}); a vocabulary has one token a line"
@@ -273,12 +411,26 @@ def _lines(path: Path) -> list[str]:
 def _read_json(path: Path) -> dict[str, Any]:
     refuse_lfs_pointer(path, CheckpointError)
     try:
-        content = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        content = msgspec.json.decode(_content(path).removeprefix(codecs.BOM_UTF8))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {str(error) or 'nested too deeply'}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is no settings file: it holds {type(content).__name__}, not an object")
     return content
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a plain file: a pipe or a device may have no end."""
+    try:
+        if not path.is_file():
+            raise CheckpointError(f"{path} is no plain file, as a tokenizer's files are")
+        if path.stat().st_size > _MAX_BYTES:
+            raise CheckpointError(
+                f"{path} is larger than {_MAX_BYTES >> 20} MB, which no tokenizer's file is"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _json(content: Any) -> bytes:

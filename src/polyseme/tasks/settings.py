@@ -99,7 +99,7 @@ class FinetuneSettings(Record, frozen=True):
     weight_decay: float = 0.01
     """Decoupled; biases and norms are left out."""
     clip: float | None = 1.0
-    """Largest norm of the gradient."""
+    """Largest norm of the gradient; 0: no clipping."""
     dropout: float | None = None
     """Dropout while fine-tuning, of attention too; None: as the model's folder says."""
     patience: int | None = None
@@ -117,6 +117,9 @@ class FinetuneSettings(Record, frozen=True):
     is said of these parts."""
     skip_bad: bool = False
     """Leave out examples that do not fit, count and list them, instead of stopping at the first."""
+    skip_non_finite_steps: int = 0
+    """How many steps of a seed may be skipped because their loss or gradient is NaN or infinite; the next
+    such step stops it, and its last saved state is kept. 0: the first one does."""
     rates: RateSettings = RateSettings()
     stages: StageSettings = StageSettings()
     features: FeatureSettings = FeatureSettings()
@@ -128,6 +131,9 @@ class FinetuneSettings(Record, frozen=True):
     def __post_init__(self) -> None:
         if self.learning_rate < 0:
             raise ValueError(f"learning_rate must not be negative, got {self.learning_rate}")
+        for name in ("clip", "skip_non_finite_steps"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("epochs", "batch_size", "patience"):
             value = getattr(self, name)
             if value is not None and value < 1:

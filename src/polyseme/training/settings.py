@@ -81,7 +81,7 @@ class TrainingSettings(Record, frozen=True, kw_only=True):
     cooldown: float = 0.4
     """Share of the steps over which warmup-stable-decay falls to 0 (as 1 − √)."""
     clip: float | None = 1.0
-    """Largest norm of the gradient. None: no clipping."""
+    """Largest norm of the gradient. 0: no clipping."""
     held_out: float = 0.005
     """Share of the documents kept for the held-out loss, at most 2,000 rows of them."""
 
@@ -94,8 +94,8 @@ class TrainingSettings(Record, frozen=True, kw_only=True):
         for name in ("learning_rate", "matrix_learning_rate", "epsilon"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("warmup", "weight_decay", "initial_accumulator"):
-            if getattr(self, name) < 0:
+        for name in ("warmup", "weight_decay", "initial_accumulator", "clip"):
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must lie from 0 to below 1, got {self.betas[0]} and {self.betas[1]}")
@@ -181,6 +181,9 @@ class PretrainSettings(Record, frozen=True, kw_only=True):
     """Minutes between two saved states."""
     save_steps: int | None = None
     """Steps between two saved states, instead of minutes."""
+    skip_non_finite_steps: int = 0
+    """How many steps of the run may be skipped because their loss or gradient is NaN or infinite; the next
+    such step stops the run, whose last saved state is kept. 0: the first one does."""
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.minutes is not None:
@@ -193,5 +196,7 @@ class PretrainSettings(Record, frozen=True, kw_only=True):
             raise ValueError(f"minutes must be above 0, got {self.minutes}")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}")
+        if self.skip_non_finite_steps < 0:
+            raise ValueError(f"skip_non_finite_steps must not be negative, got {self.skip_non_finite_steps}")
         if self.save_every <= 0 or (self.save_steps is not None and self.save_steps < 1):
             raise ValueError("save_every and save_steps must be above 0")

@@ -162,7 +162,7 @@ def in_bytes(written: str) -> int:
         size = float(number) * 1024 ** (1 + "KMGT".index(unit)) if unit else 0.0
     except ValueError:
         size = 0.0
-    if size <= 0:
+    if not 0 < size < 2**63:
         raise ValueError(f"memory must be a size such as 11G or 800M, got {written!r}")
     return int(size)
 

@@ -16,6 +16,7 @@ from polyseme.checkpoints.task_tensors import task_tensor_files
 from polyseme.errors import CheckpointError
 from polyseme.files import whole_folder
 from polyseme.models.answering import MultipleChoiceHead
+from polyseme.models.finite import first_not_finite
 from polyseme.models.heads import ClassificationHead
 from polyseme.models.tagging import TokenClassificationHead
 from polyseme.records import to_json
@@ -40,6 +41,8 @@ def files_of(model: Model) -> dict[str, bytes]:
     config = model.backbone.config
     files = {"config.json": to_json(published_settings(model, format))}  # refuses what cannot be said
     weights = published_weights(model, format)
+    if wrong := first_not_finite(weights) or first_not_finite(model.task_tensors):
+        raise CheckpointError(f"{wrong}, so the model is not saved; train it with a lower learning rate")
     files["model.safetensors"] = safetensors.torch.save(weights, metadata={"format": "pt"})
     if model.tokenizer is not None:
         files |= model.tokenizer.files(

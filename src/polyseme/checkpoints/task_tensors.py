@@ -7,6 +7,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from polyseme.errors import CheckpointError
+from polyseme.models.finite import first_not_finite
 
 TASK_TENSORS = "task.safetensors"
 
@@ -25,6 +26,9 @@ def read_task_tensors(folder: Path) -> dict[str, Tensor]:
     if not path.is_file():
         return {}
     try:
-        return dict(safetensors.torch.load_file(path))
+        tensors = dict(safetensors.torch.load_file(path))
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged: {error}; fetch it again") from error
+    if wrong := first_not_finite(tensors):
+        raise CheckpointError(f"{path}: {wrong}; the weights are damaged: fetch or train them again")
+    return tensors

@@ -17,7 +17,8 @@ from polyseme.embedding.alignment import Ranges, check_ranges, cut_ranges, join_
 from polyseme.embedding.layers import Layers
 from polyseme.embedding.rows import TextRows, text_rows
 from polyseme.embedding.settings import EmbedSettings
-from polyseme.errors import CheckpointError, SettingsError
+from polyseme.errors import CheckpointError, NotFiniteError, SettingsError
+from polyseme.models.finite import naming_text, require_finite_rows
 from polyseme.records import from_plain
 from polyseme.runtime.encoder import Reading
 from polyseme.runtime.gate import Gate
@@ -106,7 +107,11 @@ class Embedder:
 
     def sentences(self, texts: Sequence[str]) -> Vectors:
         """One vector a text, in the texts' order: `[len(texts), width]`."""
-        return self.vectors(self.read(texts))
+        try:
+            return self.vectors(self.read(texts))
+        except NotFiniteError as error:
+            with naming_text(texts[error.number or 0]):
+                raise
 
     def read(self, texts: Sequence[str]) -> TextRows:
         """Texts as the rows that the network reads; another thread may do it while `vectors` computes."""
@@ -114,11 +119,14 @@ class Embedder:
         return self._rows(ids, counts)
 
     def vectors(self, read: TextRows) -> Vectors:
-        """One vector a text that was read: `[texts, width]`."""
+        """One vector a text that was read: `[texts, width]`; `NotFiniteError` where one is not finite."""
         self.settle(read)
         vectors = self._joined(self._gate.encoder.vectors(read.rows, self._reading(self.pooling)), read)
+        require_finite_rows(vectors, what=f"the vector in {self.precision}")
         if self.normalize:
-            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+            lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+            require_finite_rows(lengths, what="the length of the vector")
+            vectors /= np.maximum(lengths, 1e-12)
         return vectors
 
     def settle(self, read: TextRows) -> None:
@@ -187,6 +195,8 @@ class Embedder:
             whole = np.concatenate([states[begin:end] for begin, end in begins[first:last]])
             # Where nothing stands around texts, an empty one was read as a token that is not its own.
             found.append(whole[len(frame.before) : len(whole) - len(frame.after)][:tokens])
+            if not np.isfinite(found[-1]).all():
+                raise NotFiniteError(f"the vectors of text {len(found)} in {self.precision} are not finite")
         return found
 
     def _reading(self, pooling: str | None) -> Reading:

@@ -1,9 +1,16 @@
 """Whether tensors hold NaN or infinity, at the price of reading them once."""
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from polyseme.errors import NotFiniteError
+
+_ADVICE = "the model's weights are damaged, or too large for this precision (try --precision fp32)"
 
 
 def is_finite(tensor: Tensor) -> bool:
@@ -26,3 +33,28 @@ def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
             wrong = tensor[~torch.isfinite(tensor)].flatten()[0]
             return f"{name} holds {float(wrong)}"
     return None
+
+
+def require_finite(numbers: Tensor, *, what: str) -> None:
+    """Raise `NotFiniteError` where `numbers` hold NaN or infinity; `what` says what they are."""
+    if not is_finite(numbers):
+        wrong = numbers[~torch.isfinite(numbers)].flatten()[0]
+        raise NotFiniteError(f"{what} hold {float(wrong)}; {_ADVICE}")
+
+
+def require_finite_rows(rows: NDArray[np.floating], *, what: str) -> None:
+    """The same for one row a text; the error knows the number of the first bad one."""
+    if not np.isfinite(rows).all():
+        number = int(np.argmax(~np.isfinite(rows.reshape(len(rows), -1)).all(axis=1)))
+        wrong = rows[number][~np.isfinite(rows[number])].flat[0]
+        raise NotFiniteError(f"{what} holds {float(wrong)}; {_ADVICE}", number=number)
+
+
+@contextlib.contextmanager
+def naming_text(text: str) -> Iterator[None]:
+    """Name the text in a `NotFiniteError` of the block."""
+    try:
+        yield
+    except NotFiniteError as error:
+        shown = text if len(text) <= 40 else f"{text[:40]}…"
+        raise NotFiniteError(f"text {shown!r}: {error}", number=error.number) from error

@@ -144,7 +144,7 @@ def _command(
 def _checked(settings: FinetuneSettings, temperature: float) -> FinetuneSettings:
     if not 0 < temperature < math.inf:
         raise SettingsError(
-            f"temperature must be a number above 0, got {temperature}; 1 draws tasks by their size"
+            f"temperature must be above 0 and finite, got {temperature}; 1 draws tasks by their size"
         )
     usual = FinetuneSettings()
     given, known = flat(settings), flat(usual)

@@ -8,9 +8,10 @@ import os
 import stat
 from pathlib import Path
 
-from polyseme.errors import DataError
+from polyseme.errors import CheckpointError
 
 MAX_SETTINGS_BYTES = 1 << 26
+_FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),
@@ -30,30 +31,42 @@ def irregular(path: Path) -> str | None:
 
 
 def require_regular(path: Path) -> None:
-    """Raise `DataError` where `path` exists and is no regular file; what is missing is left to the reader."""
+    """Raise `CheckpointError` where `path` is no regular file; what is missing is left to the reader."""
     try:
         kind = irregular(path)
     except (OSError, ValueError):
         return
     if kind is not None:
-        raise DataError(f"{path} is {kind}, not a file")
+        raise CheckpointError(f"{path} is {kind}, not a file")
+
+
+def require_regular_entries(folder: Path) -> None:
+    """Raise `CheckpointError` where a model's folder holds a pipe, a device, or a folder named like a file.
+
+    Whatever reads the folder's files may then open them by name.
+    """
+    for path in folder.iterdir() if folder.is_dir() else ():
+        try:
+            kind = irregular(path)
+        except OSError:  # a link to nothing is missing, which its reader says
+            continue
+        if kind is not None and (kind != "a folder" or path.suffix in _FILES):
+            raise CheckpointError(f"{path} is {kind}, not a file")
 
 
 def read_small(path: Path, *, max_bytes: int = MAX_SETTINGS_BYTES) -> bytes:
-    """The bytes of a regular file; a `DataError` where it is larger than `max_bytes` or cannot be read.
+    """The bytes of a regular file; a `CheckpointError` where it is larger than `max_bytes` or cannot be read.
 
     Raises `FileNotFoundError` where there is no such file.
     """
     try:
         require_regular(path)
         if path.stat().st_size > max_bytes:
-            raise DataError(f"{path} is larger than {max_bytes >> 20} MB, which no file of settings is")
+            raise CheckpointError(f"{path} is larger than {max_bytes >> 20} MB, which no file of settings is")
         return path.read_bytes()
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {os.strerror(error.errno or 0)}") from error
+        raise CheckpointError(f"{path} cannot be read: {os.strerror(error.errno or 0)}") from error
     except ValueError as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{str(path)!r} is no name of a file: {error}") from error
+        raise CheckpointError(f"{str(path)!r} is no name of a file: {error}") from error

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from polyseme.errors import CheckpointError, DataError, SettingsError
+from polyseme.errors import CheckpointError, SettingsError
 from polyseme.input_files import read_small
 from polyseme.records import decode_json
 
@@ -29,5 +29,5 @@ def _read(path: Path) -> Any:
         return decode_json(read_small(path), where=str(path))
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no file {path}, which a model folder needs") from error
-    except (SettingsError, DataError) as error:
+    except SettingsError as error:
         raise CheckpointError(str(error)) from error

@@ -235,7 +235,13 @@ class Embedder:
                 f"max_length {asked} is more than the {positions} positions of this model; "
                 "longer texts are read by windows anyway"
             )
-        return asked or min(of_folder or positions, positions)
+        longest = asked or min(of_folder or positions, positions)
+        if longest <= self.tokenizer.frame.size:
+            raise SettingsError(
+                f"max_length is {longest}, and the special tokens alone are {self.tokenizer.frame.size}; "
+                "pass a larger max_length"
+            )
+        return longest
 
     def _check_pooler(self) -> None:
         if not self._config.pooler:

@@ -5,6 +5,7 @@ from typing import Literal
 from polyseme.devices import InferencePrecision
 from polyseme.records import Record
 from polyseme.tasks.ways.settings import (
+    LARGEST,
     FeatureSettings,
     FillingSettings,
     MachineSettings,
@@ -129,8 +130,11 @@ class FinetuneSettings(Record, frozen=True):
     saving: SavingSettings = SavingSettings()
 
     def __post_init__(self) -> None:
-        if self.learning_rate < 0:
-            raise ValueError(f"learning_rate must not be negative, got {self.learning_rate}")
+        for name in ("learning_rate", "weight_decay", "adversarial"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+            if getattr(self, name) > LARGEST:
+                raise ValueError(f"{name} must be at most {LARGEST:g}, got {getattr(self, name)}")
         for name in ("clip", "skip_non_finite_steps"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
@@ -146,10 +150,6 @@ class FinetuneSettings(Record, frozen=True):
             raise ValueError(f"max_length must be at least 4, got {self.max_length}")
         if self.folds is not None and self.folds < 2:
             raise ValueError(f"folds must be at least 2, got {self.folds}")
-        if self.adversarial < 0:
-            raise ValueError(f"adversarial must not be negative, got {self.adversarial}")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
 
 
 class PredictSettings(Record, frozen=True):

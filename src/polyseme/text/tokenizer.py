@@ -12,6 +12,7 @@ import tokenizers
 
 from polyseme.errors import CheckpointError, SettingsError
 from polyseme.files import write_whole
+from polyseme.input_files import require_regular, require_regular_entries
 from polyseme.text.codepoints import codepoints, pieces, plain_word_starts, visible
 from polyseme.text.encoded import Encoded, Int32s, Int64s
 from polyseme.text.frames import Frame, frame_of
@@ -86,6 +87,7 @@ class Tokenizer:
 
         Settings beside it (tokenizer_config.json) are respected. Anything damaged is a `CheckpointError`.
         """
+        require_regular_entries(Path(source)) if Path(source).is_dir() else require_regular(Path(source))
         definition, roles = read_tokenizer(Path(source))
         return cls(definition, roles, where=str(source))
 

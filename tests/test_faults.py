@@ -18,11 +18,12 @@ GROUPS = {
     "tasks": "classifier|tagger",
     "stores": "store: pretrain|store: show",
     "jobs": "run|run: electra|partial fine-tuning|embed job",
-    "tokenizers": "tokenizer: embed|tokenizer: show|tokenizer: unigram|tokenizer: byte BPE|tokenizer: sentencepiece",
+    "tokenizers": "tokenizer: embed|tokenizer: show|tokenizer: unigram|tokenizer: byte BPE",
+    "SentencePiece": "tokenizer: sentencepiece|text: embed",
     "foreign models": "transformers folder|pickled weights|sharded weights|sentence-transformers",
     "foreign formats": "TensorFlow checkpoint|UER checkpoint|recipe",
     "text": "text|text: xz|text: JSON lines|text: pairs|text: Wikipedia|text: Wikipedia, bz2|text: learning",
-    "labelled": "text: embed|labelled: TSV|labelled: CSV|labelled: JSON lines|labelled: CoNLL|labelled: choices",
+    "labelled": "labelled: TSV|labelled: CSV|labelled: JSON lines|labelled: CoNLL|labelled: choices",
 }
 MUTATIONS, CALLS = 240, 120
 """Damaged files of each group, and failing calls over all commands."""

@@ -48,7 +48,8 @@ BOTTOM: dict[str, tuple[str, ...]] = {
     "seeding": (),
     "progress": ("errors",),
     "protobuf": (),
-    "records": ("errors",),
+    "input_files": ("errors",),
+    "records": ("errors", "input_files"),
     "files": ("errors",),
 }
 """Modules that all may import."""

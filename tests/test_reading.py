@@ -1,4 +1,5 @@
 import bz2
+import functools
 import gzip
 import lzma
 import random
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from polyseme.errors import DataError, SettingsError
-from polyseme.text.encodings import decoded, likely_encoding, split_lines
+from polyseme.text.encodings import decoded, likely_encoding, whole_lines
 from polyseme.text.reading import Document, TextSettings, expand, read_documents, read_lines, size
 
 CHINESE = "我们在这里说的是中文，他们也会说。\n这个国家的人很多！\n\n后来她去了学校，因为天气好。\n"
@@ -298,9 +299,10 @@ def test_memory_stays_flat_for_a_document_of_any_size(tmp_path: Path) -> None:
     st.lists(st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]))), st.integers(1, 7)
 )
 def test_blocks_of_any_size_give_the_same_lines(lines: list[str], step: int) -> None:
+    batches = functools.partial(whole_lines, name="x", longest=1 << 24)
     data = "\n".join(lines).encode()
     blocks = [data[i : i + step] for i in range(0, len(data), step)]
-    found = [line for batch in split_lines(decoded(blocks, name="x", errors="replace")) for line in batch]
+    found = [line for batch in batches(decoded(blocks, name="x", errors="replace")) for line in batch]
     wanted = data.decode().removeprefix("\ufeff").replace("\0", "�").split("\n")
     assert found == (wanted if wanted[-1] else wanted[:-1])
 

@@ -17,6 +17,15 @@ class CheckpointError(PolysemeError):
     """A model, run or store on disk that is incomplete, damaged or of another kind."""
 
 
+class NotFiniteError(PolysemeError, ArithmeticError):
+    """A result that is NaN or infinite: weights or states are too large for the numbers that hold them."""
+
+    def __init__(self, message: str, *, number: int | None = None) -> None:
+        super().__init__(message)
+        self.number = number
+        """Which of the texts at hand it is of, where that is known."""
+
+
 class PolysemeWarning(UserWarning):
     """Something that changes a result or costs time, and does not stop the work."""
 

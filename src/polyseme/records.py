@@ -1,6 +1,8 @@
 """Settings: frozen records that check themselves, read from and written to TOML and JSON."""
 
 import difflib
+import functools
+import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -10,7 +12,11 @@ from typing import Any, TypeVar
 import msgspec
 import tomli_w
 
-from polyseme.errors import SettingsError
+from polyseme.errors import PolysemeError, SettingsError
+from polyseme.input_files import read_small
+
+_MAX_INTEGER = (1 << 64) - 1
+_MAX_DEPTH = 100
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -19,7 +25,41 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     A subclass documents each field by the string under it and checks values in `__post_init__`
     by raising `ValueError`. It repeats `frozen=True, kw_only=True`: `kw_only` holds for the fields
     written beside it only, and type checkers look for both at the class itself.
+
+    No number of a record is NaN or infinite, and none has more than 64 bits: that is checked here, before
+    the `__post_init__` of the subclass.
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        own = cls.__dict__.get("__post_init__")
+        if own is not None:
+
+            @functools.wraps(own)
+            def checked(self: Record) -> None:
+                Record.__post_init__(self)
+                own(self)
+
+            cls.__post_init__ = checked  # type: ignore[method-assign]
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            _check_numbers(getattr(self, name), name)
+
+
+def _check_numbers(value: Any, name: str, depth: int = 0) -> None:
+    """Raise `ValueError` for a number in `value` that is not finite or too large, at any depth."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{name} must be a finite number, got {value}")
+    elif isinstance(value, int):
+        if not -_MAX_INTEGER <= value <= _MAX_INTEGER:
+            raise ValueError(f"{name} is a number of {value.bit_length()} bits; at most 64 are read")
+    elif isinstance(value, dict | list | tuple):
+        if depth == _MAX_DEPTH:
+            raise ValueError(f"{name} is nested more than {_MAX_DEPTH} levels deep")
+        for entry in value.values() if isinstance(value, dict) else value:
+            _check_numbers(entry, name, depth + 1)
 
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -31,6 +71,8 @@ def from_plain(value: Any, kind: type[R], *, where: str) -> R:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise SettingsError(f"{where}: {_explain(str(error), value, kind)}") from error
+    except (RecursionError, OverflowError, ValueError) as error:
+        raise SettingsError(_refused(where, "a record of settings", error)) from error
 
 
 def from_flat(options: Mapping[str, Any], kind: type[R], *, where: str) -> R:
@@ -112,11 +154,9 @@ def nested(fields: Mapping[str, Any]) -> dict[str, Any]:
 def read_toml(path: Path, kind: type[R]) -> R:
     """The record that a TOML file holds, or a `SettingsError` that names file, place and rule."""
     try:
-        value = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise SettingsError(f"there is no file {path}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is not TOML: {error}") from error
+        value = tomllib.loads(_read(path).decode("utf-8"))
+    except (RecursionError, ValueError) as error:
+        raise SettingsError(_refused(str(path), "TOML", error)) from error
     return from_plain(value, kind, where=str(path))
 
 
@@ -127,13 +167,41 @@ def to_toml(record: msgspec.Struct) -> str:
 
 def read_json(path: Path, kind: type[R]) -> R:
     """The record that a JSON file holds, or a `SettingsError` that names file, place and rule."""
+    return from_plain(decode_json(_read(path), where=str(path)), kind, where=str(path))
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, or a `SettingsError` that names the file and what is wrong with it."""
+    value = decode_json(_read(path), where=str(path))
+    if not isinstance(value, dict):
+        raise SettingsError(f"{path} holds a {type(value).__name__}, not a JSON object")
+    return value
+
+
+def decode_json(content: bytes | str, *, where: str) -> Any:
+    """The value that JSON stands for; `where` names the source in the `SettingsError`."""
     try:
-        value = msgspec.json.decode(path.read_bytes())
+        return msgspec.json.decode(content)
+    except (RecursionError, OverflowError, ValueError) as error:
+        raise SettingsError(_refused(where, "JSON", error)) from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_small(path)
     except FileNotFoundError as error:
         raise SettingsError(f"there is no file {path}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is not JSON: {error}") from error
-    return from_plain(value, kind, where=str(path))
+    except PolysemeError as error:
+        raise SettingsError(str(error)) from error
+
+
+def _refused(where: str, kind: str, error: Exception) -> str:
+    """One line about content that no record, nor plain data, was made of."""
+    if isinstance(error, RecursionError):
+        return f"{where} is nested too deeply"
+    if "integer string conversion" in str(error):
+        return f"{where} is not {kind}: a number in it has thousands of digits"
+    return f"{where} is not {kind}: {error}"
 
 
 def to_json(record: msgspec.Struct | dict[str, Any]) -> bytes:

@@ -212,7 +212,7 @@ def read_config(
         if not decoder:
             fields = {name: value for name, value in fields.items() if not name.startswith("decoder.")}
         return msgspec.convert(nested(fields), TransformerConfig)
-    except ValueError as error:
+    except (ValueError, LookupError, TypeError, ArithmeticError, AttributeError, RecursionError) as error:
         message = str(error)
         for ours, theirs in format.names.items():
             message = message.replace(f"`$.{ours}`", theirs)

@@ -3,12 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from polyseme.errors import CheckpointError
+from polyseme.errors import CheckpointError, SettingsError
 from polyseme.files import refuse_lfs_pointer
-
-_MOST_BYTES = 1 << 26
+from polyseme.input_files import read_small
+from polyseme.records import decode_json
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -30,12 +28,8 @@ def read_array(path: Path) -> list[Any]:
 def _read(path: Path) -> Any:
     refuse_lfs_pointer(path, CheckpointError)
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise CheckpointError(f"{path} is larger than {_MOST_BYTES >> 20} MB, which no settings file is")
-        return msgspec.json.decode(path.read_bytes())
+        return decode_json(read_small(path), where=str(path))
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no file {path}, which a model folder needs") from error
-    except RecursionError as error:
-        raise CheckpointError(f"{path} is nested too deeply for a settings file") from error
-    except (msgspec.MsgspecError, UnicodeDecodeError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
+    except SettingsError as error:
+        raise CheckpointError(str(error)) from error

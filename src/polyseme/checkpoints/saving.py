@@ -16,6 +16,7 @@ from polyseme.checkpoints.task_tensors import task_tensor_files
 from polyseme.errors import CheckpointError
 from polyseme.files import whole_folder
 from polyseme.models.answering import MultipleChoiceHead
+from polyseme.models.finite import first_not_finite
 from polyseme.models.heads import ClassificationHead
 from polyseme.models.tagging import TokenClassificationHead
 from polyseme.records import to_json
@@ -32,7 +33,7 @@ def save(model: Model, folder: str | Path, *, replace: bool = False) -> None:
     Raises `CheckpointError` for what such a folder cannot say, before anything is written.
     """
     files = small_files_of(model)
-    weights = published_weights(model, format_of(model.card.family))
+    weights = _finite_weights(model)
     with whole_folder(Path(folder), replace=replace) as building:
         for name, content in files.items():
             path = building / name
@@ -45,8 +46,15 @@ def save(model: Model, folder: str | Path, *, replace: bool = False) -> None:
 def files_of(model: Model) -> dict[str, bytes]:
     """What `save` writes, by name: for those who put the files in place themselves."""
     files = small_files_of(model)
-    weights = published_weights(model, format_of(model.card.family))
+    weights = _finite_weights(model)
     return files | {WEIGHTS: safetensors.torch.save(weights, metadata=_METADATA)}
+
+
+def _finite_weights(model: Model) -> dict[str, Tensor]:
+    weights = published_weights(model, format_of(model.card.family))
+    if wrong := first_not_finite(weights) or first_not_finite(model.task_tensors):
+        raise CheckpointError(f"{wrong}, so the model is not saved; train it with a lower learning rate")
+    return weights
 
 
 def small_files_of(model: Model) -> dict[str, bytes]:

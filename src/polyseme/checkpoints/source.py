@@ -15,6 +15,7 @@ from polyseme.checkpoints.sentence_transformers import transformer_folder
 from polyseme.checkpoints.weights import Stored
 from polyseme.checkpoints.wrapped_names import unwrapped, without_ignored
 from polyseme.errors import CheckpointError, SettingsError
+from polyseme.input_files import require_regular_entries
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.records import nearest
 
@@ -34,7 +35,9 @@ class Source:
         ignore: Sequence[str] = (),
     ) -> None:
         """`stored` are the tensors of a folder of transformers whose weights are not written yet."""
+        require_regular_entries(folder)
         self.folder = transformer_folder(folder)
+        require_regular_entries(self.folder)
         if stored is None:
             self.opened = open_folder(self.folder, layout=layout, settings=settings)
         else:

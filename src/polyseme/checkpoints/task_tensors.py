@@ -8,6 +8,7 @@ from torch import Tensor
 
 from polyseme.errors import CheckpointError
 from polyseme.files import refuse_lfs_pointer
+from polyseme.models.finite import first_not_finite
 
 TASK_TENSORS = "task.safetensors"
 
@@ -27,6 +28,9 @@ def read_task_tensors(folder: Path) -> dict[str, Tensor]:
         return {}
     refuse_lfs_pointer(path, CheckpointError)
     try:
-        return dict(safetensors.torch.load_file(path))
+        tensors = dict(safetensors.torch.load_file(path))
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged: {error}; fetch it again") from error
+    if wrong := first_not_finite(tensors):
+        raise CheckpointError(f"{path}: {wrong}; the weights are damaged: fetch or train them again")
+    return tensors

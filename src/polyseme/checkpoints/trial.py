@@ -70,13 +70,13 @@ def _read_back(model: Model, folder: Path, stored: dict[str, Stored]) -> Model:
 
 def _same(tokenizer: Tokenizer, folder: Path) -> bool:
     """Whether the folder's tokenizer is this one; it is made only where its files differ from it."""
-    definition, roles = read_tokenizer(folder)
-    if (definition, roles) == (tokenizer.definition, tokenizer.special_tokens):
+    definition, roles, kept = read_tokenizer(folder)
+    if (definition, roles, kept) == (tokenizer.definition, tokenizer.special_tokens, tokenizer.kept):
         return True
-    other = Tokenizer(definition, roles)
+    other = Tokenizer(definition, roles, kept=kept)
     return all(
         getattr(tokenizer, name) == getattr(other, name)
-        for name in ("kind", "vocabulary", "special_tokens", "special_ids", "frame")
+        for name in ("kind", "vocabulary", "special_tokens", "special_ids", "frame", "kept")
     )
 
 

@@ -12,6 +12,7 @@ from polyseme.checkpoints.json_files import read_object
 from polyseme.checkpoints.torch_files import read_torch_file
 from polyseme.errors import CheckpointError
 from polyseme.files import refuse_lfs_pointer
+from polyseme.models.finite import first_not_finite
 
 
 class Stored(NamedTuple):
@@ -112,11 +113,15 @@ READERS: dict[str, Callable[[Path], dict[str, Stored]]] = {
 
 
 def as_floats(stored: Stored, dtype: torch.dtype) -> Tensor:
-    """The tensor in `dtype`, in memory of its own; a `CheckpointError` where it holds no real numbers."""
+    """The tensor in `dtype`, in memory of its own; a `CheckpointError` where it holds no real numbers, or NaN
+    or infinity."""
     tensor = stored.read()
     if not tensor.is_floating_point():
         raise CheckpointError(
             f"{stored.file}: {stored.name} holds {str(tensor.dtype).removeprefix('torch.')} and not floats; "
             "polyseme reads no quantised weights"
         )
-    return tensor.to(dtype, copy=True).contiguous()
+    floats = tensor.to(dtype, copy=True).contiguous()
+    if wrong := first_not_finite({stored.name: floats}):
+        raise CheckpointError(f"{stored.file}: {wrong}; the weights are damaged: fetch or train them again")
+    return floats

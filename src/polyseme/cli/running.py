@@ -119,12 +119,19 @@ def _explain(error: Exception) -> int:
     if isinstance(error, OSError) and error.errno is not None:
         place = f"{error.filename}: " if error.filename is not None else ""
         return _fail(f"{place}{os.strerror(error.errno)}", REFUSED)
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or _is_torch_out_of_memory(error):
         return _fail("the memory of this machine is used up; take a smaller size, batch or length", REFUSED)
     return _fail(
         f"this is a bug in polyseme: {type(error).__name__}: {error}; "
         "run again with --traceback and report what it prints",
         BUG,
+    )
+
+
+def _is_torch_out_of_memory(error: Exception) -> bool:
+    """Torch has a class for a card whose memory is used up, and only a message for the machine's own."""
+    return isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("can't allocate memory", "not enough memory", "out of memory")
     )
 
 

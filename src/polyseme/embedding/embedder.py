@@ -19,7 +19,8 @@ from polyseme.embedding.projection import Step, size_after, steps_of, unit_lengt
 from polyseme.embedding.quantising import shortened
 from polyseme.embedding.rows import TextRows, text_rows, without_beginning
 from polyseme.embedding.settings import EmbedSettings
-from polyseme.errors import CheckpointError, SettingsError
+from polyseme.errors import CheckpointError, NotFiniteError, SettingsError
+from polyseme.models.finite import naming_text, require_finite_rows
 from polyseme.records import from_plain
 from polyseme.runtime.encoder import Reading
 from polyseme.runtime.gate import Gate
@@ -122,7 +123,11 @@ class Embedder:
         """
         read = self.read(texts, prompt_name=prompt_name, prompt=prompt)
         self.warn_of_cuts(read)
-        return self.vectors(read)
+        try:
+            return self.vectors(read)
+        except NotFiniteError as error:
+            with naming_text(texts[error.number or 0]):
+                raise
 
     def read(
         self, texts: Sequence[str], *, prompt_name: str | None = None, prompt: str | None = None
@@ -137,12 +142,16 @@ class Embedder:
         return read
 
     def vectors(self, read: TextRows) -> Vectors:
-        """One vector a text that was read: `[texts, width]`."""
+        """One vector a text that was read: `[texts, width]`; `NotFiniteError` where one is not finite."""
         self.settle(read)
         vectors = self._joined(self._gate.encoder.vectors(read.rows, self._reading(self.pooling)), read)
         for step in self._projection:
             vectors = step(vectors)
+        require_finite_rows(vectors, what=f"the vector in {self.precision}")
         if self.normalize:
+            require_finite_rows(
+                np.linalg.norm(vectors, axis=1, keepdims=True), what="the length of the vector"
+            )
             vectors = unit_length(vectors)
         # A folder's own truncate_dim leaves its vectors shorter than 1, as in sentence-transformers.
         again = self.normalize and self.settings.dimensions is not None
@@ -226,6 +235,8 @@ class Embedder:
             whole = np.concatenate([states[begin:end] for begin, end in begins[first:last]])
             # Where nothing stands around texts, an empty one was read as a token that is not its own.
             found.append(whole[len(frame.before) : len(whole) - len(frame.after)][:tokens])
+            if not np.isfinite(found[-1]).all():
+                raise NotFiniteError(f"the vectors of text {len(found)} in {self.precision} are not finite")
         return found
 
     def _reading(self, pooling: str | None) -> Reading:

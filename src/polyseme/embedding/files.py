@@ -4,7 +4,7 @@ import functools
 import io
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from polyseme.embedding.parquet_footers import MAGIC, RowGroup, joined, split
 from polyseme.embedding.quantising import Packing, Vectors
-from polyseme.errors import DataError, MissingExtra
-from polyseme.records import Record
+from polyseme.embedding.settings import OutputPrecision
+from polyseme.errors import DataError, MissingExtra, SettingsError
+from polyseme.records import Record, decode_json, from_plain, read_json
 
 Rows = NDArray[Any]
 """Vectors as they are stored: `[texts, columns]`."""
@@ -71,9 +72,9 @@ def made(path: Path) -> Made | None:
     try:
         if path.suffix in TELLING:
             return TELLING[path.suffix](path)
-        told = msgspec.json.decode(beside(path).read_bytes(), type=Made)
+        told = read_json(beside(path), Made)
         return told if told.bytes == path.stat().st_size else None
-    except (OSError, msgspec.DecodeError):
+    except (OSError, SettingsError):
         return None
 
 
@@ -87,14 +88,32 @@ def read_vectors(path: str | Path) -> Vectors:
     told = made(path)
     if told is None:
         raise DataError(f"{path} does not say how its vectors were made; name a file that embed wrote")
-    packing = packing_of(told.how)
-    return packing.unpack(_READERS[path.suffix](path, packing))
+    packing = packing_of(told.how, where=str(path))
+    try:
+        vectors: Vectors = packing.unpack(_READERS[path.suffix](path, packing))
+    except (KeyError, OverflowError, ValueError, EOFError, OSError) as error:
+        raise DataError(f"{path} holds no vectors that can be read: {error}; write it again") from error
+    return vectors
 
 
-def packing_of(how: dict[str, Any]) -> Packing:
-    """The packing that a file, or one in the making, says it has."""
-    ranges = None if how["ranges"] is None else np.array(how["ranges"], dtype=np.float32)
-    return Packing(how["output_precision"], how["dimensions"], ranges)
+class _Packed(msgspec.Struct, frozen=True):
+    """What decides the packing, among what a file says of how it was made."""
+
+    output_precision: OutputPrecision
+    dimensions: Annotated[int, msgspec.Meta(ge=1, le=1 << 24)]
+    ranges: list[list[float]] | None = None
+
+
+def packing_of(how: dict[str, Any], *, where: str) -> Packing:
+    """The packing that a file, or one in the making, says it has; `where` names it in the `SettingsError`."""
+    packed = from_plain(how, _Packed, where=where)
+    if packed.ranges is None and packed.output_precision == "int8":
+        raise SettingsError(f"{where} has no ranges, which int8 needs")
+    if packed.ranges is None:
+        return Packing(packed.output_precision, packed.dimensions, None)
+    if [len(row) for row in packed.ranges] != [packed.dimensions] * 2:
+        raise SettingsError(f"{where}: the ranges must be two lists of {packed.dimensions} numbers")
+    return Packing(packed.output_precision, packed.dimensions, np.array(packed.ranges, dtype=np.float32))
 
 
 class _Numpy:
@@ -197,12 +216,15 @@ def _told_by_parquet(path: Path) -> Made | None:
     pyarrow = _pyarrow()
     try:
         footer = pyarrow.parquet.read_metadata(path)
-    except pyarrow.ArrowInvalid:
+    except (pyarrow.ArrowException, OSError):
         return None
     told = (footer.metadata or {}).get(b"polyseme")
     if told is None:
         return None
-    return Made(rows=footer.num_rows, bytes=path.stat().st_size, how=msgspec.json.decode(told))
+    how = decode_json(told, where=str(path))
+    if not isinstance(how, dict):
+        return None
+    return Made(rows=footer.num_rows, bytes=path.stat().st_size, how=how)
 
 
 def _rows_of_parquet(path: Path, packing: Packing) -> Rows:

@@ -27,7 +27,7 @@ from polyseme.embedding.files import TELLING, Laid, Made, Maker, Rows, beside, m
 from polyseme.embedding.quantising import Vectors
 from polyseme.errors import DataError, SettingsError
 from polyseme.files import held, sync_folder, write_whole
-from polyseme.records import Record, to_json
+from polyseme.records import Record, decode_json, from_plain, read_json, to_json
 
 _SYNC_AFTER = 5.0
 """Seconds of work that a power cut may cost; a killed process loses the block it is at."""
@@ -53,13 +53,17 @@ class _Line(msgspec.Struct, frozen=True):
     crc: int
     note: bytes = b""
 
+    def __post_init__(self) -> None:
+        if not 0 < self.rows < 1 << 40 or not 0 <= self.length < 1 << 40:
+            raise ValueError(f"rows and length must be counts, got {self.rows} and {self.length}")
+
 
 class Job:
     """The growing file. `rows` texts are done; the next block begins behind them."""
 
     def __init__(self, path: Path, folder: Path, maker: Maker, about: _About) -> None:
         self.path, self.folder, self.about = path, folder, about
-        self.packing = packing_of(_told(about))
+        self.packing = packing_of(_told(about), where=str(folder / "job.json"))
         self._format = maker(self.packing, _told(about))
         self._vectors, self._journal = folder / "vectors", folder / "journal.jsonl"
         self.rows = 0
@@ -111,11 +115,14 @@ class Job:
         kept = 0
         with self._keeping():
             with self._journal.open("rb") as journal, self._vectors.open("rb") as vectors:
-                vectors.seek(self._size)
+                left = vectors.seek(0, os.SEEK_END) - vectors.seek(self._size)
                 for text in journal:
                     line = _decoded(text)
-                    block = vectors.read(line.length) if line else b""
-                    if line is None or (len(block), zlib.crc32(block)) != (line.length, line.crc):
+                    if line is None or line.length > left:
+                        break
+                    block = vectors.read(line.length)
+                    left -= line.length
+                    if (len(block), zlib.crc32(block)) != (line.length, line.crc):
                         break
                     kept += len(text)
                     self._size += line.length
@@ -174,7 +181,7 @@ def working(path: Path) -> Iterator[Path]:
             yield folder
         finally:
             about = _about(folder)
-            if folder.exists() and (about is None or about.how["text"] is None):
+            if folder.exists() and (about is None or about.how.get("text") is None):
                 shutil.rmtree(folder)
 
 
@@ -199,7 +206,7 @@ def mend(path: Path, folder: Path) -> None:
 def resumed(path: Path, folder: Path, maker: Maker, how: dict[str, Any]) -> Job | None:
     """The job that was begun for `path`, or None; a `SettingsError` if it was begun with anything else."""
     about = _about(folder)
-    if about is None or about.how["text"] is None or not (folder / "vectors").exists():
+    if about is None or about.how.get("text") is None or not (folder / "vectors").exists():
         return None
     if (key := _difference(about.how, how)) is not None:
         then, now = about.how.get(key), how[key]
@@ -239,15 +246,17 @@ def _told(about: _About) -> dict[str, Any]:
 
 def _about(folder: Path) -> _About | None:
     try:
-        return msgspec.json.decode((folder / "job.json").read_bytes(), type=_About)
-    except (FileNotFoundError, msgspec.DecodeError):  # the second: of another version of polyseme
+        return read_json(folder / "job.json", _About)
+    except SettingsError:  # none, damaged, or of another version of polyseme
         return None
 
 
 def _decoded(text: bytes) -> _Line | None:
     try:
-        return msgspec.json.decode(text, type=_Line) if text.endswith(b"\n") else None
-    except msgspec.DecodeError:
+        return (
+            from_plain(decode_json(text, where="line"), _Line, where="line") if text.endswith(b"\n") else None
+        )
+    except SettingsError:
         return None
 
 

@@ -1,13 +1,16 @@
 """How well a model predicts held-out text: perplexity, and pseudo-perplexity for masked models."""
 
 import math
+import sys
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from polyseme import progress
 from polyseme.checkpoints.hub import resolve
 from polyseme.checkpoints.loading import heads_in, load
-from polyseme.errors import CheckpointError
+from polyseme.errors import CheckpointError, NotFiniteError
 from polyseme.evaluation.causal_scores import CausalScorer
 from polyseme.evaluation.masked_scores import MaskedScorer
 from polyseme.evaluation.permutation_scores import PermutationScorer
@@ -79,11 +82,27 @@ def _perplexity(file: str | Path, model: str | Path, settings: PerplexitySetting
     total, done = 0.0, 0
     with progress.bar("perplexity", total=sum(len(text.ids) for text in texts), unit="tokens") as work:
         for nats in scorer.nats(texts):
+            if not np.isfinite(nats).all():
+                raise NotFiniteError(_first_not_finite(scorer, texts))
             total, done = total + float(nats.sum()), done + len(nats)
             work.advance(len(nats), per_token=_exp(total / done))
     known = "unknown" in scorer.tokenizer.special_tokens
     unknown = scorer.tokenizer.unknown_id if known else -1
     return _report(texts, scorer.kind, nats=total, tokens=done, unknown_id=unknown)
+
+
+def _first_not_finite(scorer: Scorer, texts: list[TokenizedText]) -> str:
+    """Which document it is, found by asking for each alone."""
+
+    def is_finite(text: TokenizedText) -> bool:
+        return all(np.isfinite(nats).all() for nats in scorer.nats([text]))
+
+    number = next((number for number, text in enumerate(texts, 1) if not is_finite(text)), None)
+    which = "a document" if number is None else f"document {number}"
+    return (
+        f"the loss of {which} is not finite; the model's weights are damaged, or too large for this "
+        "precision (try --precision fp32)"
+    )
 
 
 def _report(
@@ -123,8 +142,8 @@ def _head(model: str | Path) -> str:
 
 
 def _exp(value: float) -> float:
-    """e^value, and infinity where no number is as large."""
+    """e^value, and the largest number where that is larger."""
     try:
         return math.exp(value)
     except OverflowError:
-        return math.inf
+        return sys.float_info.max

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from polyseme.generation.settings import GenerateSettings
+from polyseme.models.finite import require_finite
 
 NEVER = float("-inf")
 
@@ -22,6 +23,7 @@ class Scores:
     def __call__(self, logits: Tensor, seen: Tensor, real: Tensor) -> Tensor:
         """The logits, `[rows, vocab_size]`, in float32; `seen` and `real` are `[rows, length]`."""
         logits = logits.float()
+        require_finite(logits, what="the scores of the next token")
         if self.repetition_penalty != 1.0:
             logits = penalised(logits, seen, real, self.repetition_penalty)
         if self.forbidden is not None:

@@ -22,6 +22,7 @@ from polyseme.errors import CheckpointError, DataError
 from polyseme.generation.choosing import NEVER
 from polyseme.generation.settings import FillSettings
 from polyseme.models.batch import Batch
+from polyseme.models.finite import naming_text, require_finite
 from polyseme.records import Record, from_plain
 from polyseme.text.sequences import check_text
 from polyseme.threads import default_threads, with_own_threads
@@ -117,7 +118,9 @@ class Filler:
         ids = self.tokenizer.encode_batch(parts)
         found: dict[tuple[int, ...], tuple[float, Filling]] = {}
         for counts in itertools.product(range(1, self.settings.most_tokens + 1), repeat=blanks):
-            for row, places in self._filled(parts, ids, counts):
+            with naming_text(text):
+                filled = list(self._filled(parts, ids, counts))
+            for row, places in filled:
                 filling = self._written(parts, row, places)
                 found[tuple(row.input_ids.tolist())] = row.total / sum(counts), filling
         best = sorted(found.values(), key=lambda one: -one[0])
@@ -179,6 +182,7 @@ class Filler:
             states = self._backbone(Batch(ids)).last
             hidden = states.gather(1, places[..., None].expand(-1, -1, states.size(-1)))
             logits: Tensor = self._head(hidden.flatten(0, 1), self._backbone.embeddings.tokens.weight)
+        require_finite(logits, what="the scores of the hidden tokens")
         return logits.float().log_softmax(dim=-1).view(*places.shape, -1)
 
     def _written(self, parts: Sequence[str], row: _Row, places: Sequence[range]) -> Filling:

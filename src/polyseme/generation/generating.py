@@ -22,6 +22,7 @@ from polyseme.generation.decoding import Decoded, decode
 from polyseme.generation.settings import GenerateSettings
 from polyseme.generation.steppers import Stepper
 from polyseme.models.batch import Batch
+from polyseme.models.finite import naming_text
 from polyseme.records import Record, from_plain
 from polyseme.seeding import generator
 from polyseme.text.sequences import check_texts
@@ -111,7 +112,8 @@ class Generator:
         found: list[Generated | None] = [None] * len(rows)
         with progress.bar("generate", total=len(rows), unit="texts") as work:
             for numbers in self._batches(rows):
-                answers = self._answers([prompts[n] for n in numbers], [rows[n] for n in numbers])
+                with naming_text(" | ".join(prompts[n] for n in numbers)):
+                    answers = self._answers([prompts[n] for n in numbers], [rows[n] for n in numbers])
                 for number, of_prompt in zip(numbers, answers, strict=True):
                     texts = [self._answer(rows[number], one) for one in of_prompt]
                     found[number] = Generated(

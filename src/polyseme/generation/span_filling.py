@@ -24,6 +24,7 @@ from polyseme.generation.choosing import NEVER
 from polyseme.generation.filling import BLANK, Filling
 from polyseme.generation.rewriting import rewriter, sources
 from polyseme.generation.settings import FillSettings
+from polyseme.models.finite import naming_text, require_finite
 from polyseme.records import from_plain
 from polyseme.text.sequences import check_text
 from polyseme.threads import default_threads, with_own_threads
@@ -103,7 +104,8 @@ class SpanFiller:
                 f"there are {blanks} blanks in {text[:40]!r}; write ___ where words are missing, at least "
                 f"once and at most {len(self.tokenizer.sentinel_ids)} times"
             )
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bf16):
+        autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._bf16)
+        with naming_text(text), autocast:
             found = self._written(self._row(parts), blanks)
         best = sorted(found, key=lambda one: -one.per_token)[: self.settings.answers]
         return [self._filling(parts, answers) for answers in best]
@@ -133,6 +135,7 @@ class SpanFiller:
         tokens = torch.tensor([self.tokenizer.sentinel_ids[0]], device=self.device)
         while running:
             logits, state = self._stepper.step(tokens, state)
+            require_finite(logits, what="the scores of the next token")
             grown: list[tuple[_Answers, int, int]] = []  # what, from which row, by which token
             for number, (answers, logs) in enumerate(
                 zip(running, logits.float().log_softmax(-1), strict=True)

@@ -13,14 +13,15 @@ from polyseme.checkpoints.cards import how_made
 from polyseme.checkpoints.hub import resolve
 from polyseme.checkpoints.loading import load
 from polyseme.devices import pick_device
-from polyseme.errors import CheckpointError, DataError, SettingsError
+from polyseme.errors import CheckpointError, DataError, NotFiniteError, SettingsError
 from polyseme.files import whole_file
 from polyseme.models.batch import Batch, States
 from polyseme.models.batching import batches_by_length
+from polyseme.models.finite import naming_text
 from polyseme.records import from_plain, nearest
 from polyseme.runtime.backbone import CompiledBackbone
 from polyseme.tasks.on_backbone import OnBackbone
-from polyseme.tasks.rows import by_token, collate, joined, of_rows, outputs_of, side_by_side
+from polyseme.tasks.rows import by_token, check_finite, collate, joined, of_rows, outputs_of, side_by_side
 from polyseme.tasks.runs_together import Together
 from polyseme.tasks.settings import PredictSettings
 from polyseme.tasks.skipping import leaving_out, parsed
@@ -137,15 +138,20 @@ class TogetherAnswerer:
                     said = part.module.outputs(_chosen_states(states, index), chosen)
                     for (_, place), output in zip(asked, of_rows(said, own), strict=True):
                         found[place] = output
-        return {
-            name: self.parts[name].module.settled(
-                [
-                    joined([found[name, number, place] for place in range(len(of_example))])
-                    for number, of_example in enumerate(of_task)
-                ]
-            )
+        outputs = {
+            name: [
+                joined([found[name, number, place] for place in range(len(of_example))])
+                for number, of_example in enumerate(of_task)
+            ]
             for name, of_task in rows.items()
         }
+        for name, said_of_task in outputs.items():
+            try:
+                check_finite(said_of_task)
+            except NotFiniteError as error:
+                with naming_text(self.tokenizer.decode(rows[name][error.number or 0][0].input_ids)):
+                    raise
+        return {name: self.parts[name].module.settled(said) for name, said in outputs.items()}
 
     @with_own_threads
     def report(self, name: str, path: Path) -> dict[str, Any]:

@@ -119,7 +119,8 @@ def _run_all(
     for seed in shared.settings.seeds:
         for label, part in _turns(shared, data, seed):
             name = label.replace(", ", "-").replace(" ", "-")
-            done = place.read(name) if place is not None else None
+            like, metric = next(iter(runs), None), shared.metric
+            done = place.read(name, seed=seed, metric=metric, like=like) if place is not None else None
             if done is None:
                 state = place.state(name) if place is not None else None
                 done = run(shared, seed, part, folder=state, fit=fit, label=label)

@@ -8,7 +8,7 @@ import msgspec
 
 from polyseme.errors import DataError
 from polyseme.tasks.skipping import bad
-from polyseme.text.encodings import decoded
+from polyseme.text.encodings import decoded, whole_text
 from polyseme.text.json_lines import decode_line, why_not
 from polyseme.text.sources import read_blocks, shown
 
@@ -39,7 +39,7 @@ def json_items(
     does not fit is `bad`.
     """
     name = shown(path)
-    text = "".join(decoded(read_blocks(path), name=name, encoding=encoding, errors=errors))
+    text = whole_text(decoded(read_blocks(path), name=name, encoding=encoding, errors=errors), name=name)
     if not text.strip():
         raise DataError(f"{name} is empty; a file of examples needs at least one")
     for where, value in _values(name, text, errors):

@@ -10,22 +10,44 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from
 from safetensors.torch import save as bytes_of
 from torch import Tensor
 
 from polyseme.checkpoints.fingerprints import fingerprint
-from polyseme.errors import DataError, SettingsError
+from polyseme.errors import CheckpointError, DataError, SettingsError
 from polyseme.files import held, write_whole
-from polyseme.records import flat, read_json, to_json, to_plain
+from polyseme.records import Record, flat, read_json, read_json_object, to_json, to_plain
 from polyseme.tasks.preparation import Data, Preparation
 from polyseme.tasks.runs import Run
 from polyseme.tasks.task import ByToken, Outputs
 from polyseme.tasks.ways.memory import Fit, fitting
 
-_NO_MATTER = ("machine.device", "machine.threads", "machine.batch_tokens", "machine.precision")
+_NO_MATTER = (
+    "machine.device",
+    "machine.threads",
+    "machine.batch_tokens",
+    "machine.precision",
+    "skip_non_finite_steps",
+)
 """Settings that the state of a run remembers where they matter, or that change no weights."""
 _COMMAND, _FIT, _SAVING = "command.json", "fit.json", "saving"
+
+
+class _Finished(Record, frozen=True, kw_only=True):
+    """What the file of a finished run holds: a `Run` without its tensors."""
+
+    seed: int
+    dev: dict[str, float]
+    test: dict[str, float]
+    epochs: list[dict[str, Any]]
+    tokens: int
+    seconds: float
+
+    def __post_init__(self) -> None:
+        if self.tokens < 0 or self.seconds < 0:
+            raise ValueError(f"tokens and seconds must not be negative, got {self.tokens}, {self.seconds}")
 
 
 class Partial:
@@ -59,18 +81,32 @@ class Partial:
             shutil.rmtree(out, ignore_errors=True)
         write_whole(self.folder / _SAVING, b"")
 
-    def read(self, name: str) -> Run | None:
-        """A run that was finished before; without weights if a run before it is better."""
+    def read(self, name: str, *, seed: int, metric: str, like: Run | None) -> Run | None:
+        """A run that was finished before; without weights if a run before it is better.
+
+        Raises `CheckpointError` where the file is of another seed, or has other scores than the run `like`.
+        """
         path = self.folder / f"{name}.json"
         if not path.exists():
             return None
-        plain, best = msgspec.json.decode(path.read_bytes()), self.folder / f"{name}.safetensors"
+        scores, best = read_json(path, _Finished), self.folder / f"{name}.safetensors"
+        known = like is None or (scores.dev.keys(), scores.test.keys()) == (like.dev.keys(), like.test.keys())
+        if scores.seed != seed or metric not in scores.dev or not known or not (like or best.exists()):
+            raise CheckpointError(
+                f"{path} is not the result of seed {seed} of this fine-tuning; remove it to train that again"
+            )
         outputs = self.folder / f"{name}-outputs.safetensors"
-        return Run(
-            **plain,
-            tensors=tensors_from(best.read_bytes()) if best.exists() else {},
-            outputs=_outputs(outputs.read_bytes()) if outputs.exists() else [],
-        )
+        try:
+            return Run(
+                **msgspec.structs.asdict(scores),
+                tensors=tensors_from(best.read_bytes()) if best.exists() else {},
+                outputs=_outputs(outputs.read_bytes()) if outputs.exists() else [],
+            )
+        except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(
+                f"the tensors beside {path} cannot be read ({' '.join(str(error).split())[:200]}); "
+                f"remove {path} to train this run again"
+            ) from error
 
     def write(self, name: str, run: Run) -> None:
         """Keep a finished run; its state is no longer needed."""
@@ -78,12 +114,8 @@ class Partial:
             write_whole(self.folder / f"{name}-outputs.safetensors", bytes_of(_tensors(run.outputs)))
         if run.tensors:
             write_whole(self.folder / f"{name}.safetensors", bytes_of(run.tensors))
-        plain = {
-            field: getattr(run, field)
-            for field in run.__dataclass_fields__
-            if field not in ("tensors", "outputs")
-        }
-        write_whole(self.folder / f"{name}.json", msgspec.json.encode(plain))
+        scores = _Finished(**{field: getattr(run, field) for field in _Finished.__struct_fields__})
+        write_whole(self.folder / f"{name}.json", msgspec.json.encode(scores))
         shutil.rmtree(self.state(name), ignore_errors=True)
 
 
@@ -143,7 +175,7 @@ def check_command(place: Partial, now: dict[str, Any]) -> None:
     if not path.exists():
         write_whole(path, to_json(now))
         return
-    then = msgspec.json.decode(path.read_bytes())
+    then = read_json_object(path)
     for key, value in msgspec.json.decode(msgspec.json.encode(now)).items():
         if then.get(key) != value:
             shown = (

@@ -1,5 +1,6 @@
 """Answers of a fine-tuned model: written for a file of texts, or scored against a labelled one."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -12,8 +13,9 @@ from polyseme.checkpoints.cards import how_made
 from polyseme.checkpoints.hub import resolve
 from polyseme.checkpoints.loading import heads_in, load
 from polyseme.devices import pick_device
-from polyseme.errors import CheckpointError, SettingsError
+from polyseme.errors import CheckpointError, NotFiniteError, SettingsError
 from polyseme.files import whole_file
+from polyseme.models.finite import naming_text
 from polyseme.models.transformer.model import Transformer
 from polyseme.records import from_plain
 from polyseme.runtime.backbone import CompiledBackbone
@@ -115,16 +117,26 @@ class Answerer:
         examples, rows = [example for example, _ in encoded], [rows for _, rows in encoded]
         self._cut += count_cut(rows)
         self._read += len(rows)
-        outputs = outputs_of(
-            self._module,
-            rows,
-            padding=self._tokenizer.filling_id,
-            batch_tokens=self.settings.batch_tokens,
-            precision="fp32",  # of the head; the backbone has its own
-            device=self._device,
-        )
+        with self._naming_text(rows):
+            outputs = outputs_of(
+                self._module,
+                rows,
+                padding=self._tokenizer.filling_id,
+                batch_tokens=self.settings.batch_tokens,
+                precision="fp32",  # of the head; the backbone has its own
+                device=self._device,
+            )
         answers = self.task.decode(outputs, examples, self._inventory)
         return list(zip(examples, answers, strict=True))
+
+    @contextlib.contextmanager
+    def _naming_text(self, rows: Sequence[Sequence[Row]]) -> Iterator[None]:
+        """Name the example of a `NotFiniteError` by its text."""
+        try:
+            yield
+        except NotFiniteError as error:
+            with naming_text(self._tokenizer.decode(rows[error.number or 0][0].input_ids)):
+                raise
 
     def say_cut(self, name: str) -> None:
         """Say how many of the examples answered so far were cut; `name` tells which examples these are."""

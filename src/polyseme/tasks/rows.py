@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from polyseme import progress
+from polyseme.errors import NotFiniteError
 from polyseme.models.batch import IGNORED, Batch
 from polyseme.models.batching import batches_by_length, pad
 from polyseme.models.transformer.config import TransformerConfig
@@ -100,7 +101,21 @@ def outputs_of(
             said = module.outputs(module.backbone(batch), batch)
         for number, output in zip(numbers, of_rows(said, [rows[n] for n in numbers]), strict=True):
             outputs[number] = output
-    return module.settled(list(_grouped(outputs, [len(of_example) for of_example in rows_of_examples])))
+    of_examples = list(_grouped(outputs, [len(of_example) for of_example in rows_of_examples]))
+    check_finite(of_examples)
+    return module.settled(of_examples)
+
+
+def check_finite(outputs: Sequence[Outputs]) -> None:
+    """Raise `NotFiniteError` with the number of the first example for which something is not finite."""
+    for number, output in enumerate(outputs):
+        parts = (output.tokens, output.text) if isinstance(output, ByToken) else (output,)
+        if not all(part is None or np.isfinite(part).all() for part in parts):
+            raise NotFiniteError(
+                f"the outputs for example {number + 1} are not finite; the model's weights are damaged, or "
+                "too large for this precision (try --precision fp32)",
+                number=number,
+            )
 
 
 def of_rows(said: torch.Tensor | ByToken, rows: Sequence[Row]) -> Iterator[Outputs]:

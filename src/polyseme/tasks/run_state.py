@@ -6,12 +6,15 @@ from typing import Any
 
 import msgspec
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from
 from safetensors.torch import save as bytes_of
 from torch import Tensor, nn
 
 from polyseme import progress
 from polyseme.devices import environment
+from polyseme.errors import CheckpointError
+from polyseme.records import read_json
 from polyseme.training.optimizers import Optimizers
 from polyseme.training.state import Progress, load_state, newest_state, save_state
 
@@ -37,6 +40,8 @@ class Standing(msgspec.Struct):
     """Scores of the best epoch."""
     lines: list[dict[str, Any]] = msgspec.field(default_factory=list)
     """One an epoch, for the journal."""
+    skipped: int = 0
+    """Steps so far whose loss or gradient was not finite."""
     tokens: int = 0
     seconds: float = 0.0
 
@@ -80,7 +85,7 @@ def write_run(
         batch=standing.step,
         tokens=standing.tokens,
         seconds=standing.seconds,
-        total_steps=standing.done,
+        total_steps=max(1, standing.done),
         settled=True,
         environment=environment(),
     )
@@ -92,5 +97,9 @@ def read_run(folder: Path | None) -> Found | None:
     newest = newest_state(folder) if folder is not None and folder.exists() else None
     if newest is None:
         return None
-    standing = msgspec.json.decode((newest / _STANDING).read_bytes(), type=Standing)
-    return Found(standing, tensors_from((newest / _BEST).read_bytes()), newest)
+    standing = read_json(newest / _STANDING, Standing)
+    try:
+        best = tensors_from((newest / _BEST).read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{newest / _BEST} cannot be read: {error}") from error
+    return Found(standing, best, newest)

@@ -26,6 +26,7 @@ from polyseme.tasks.ways.smaller import compute_twice, in_parts
 from polyseme.training import loop
 from polyseme.training.optimizers import Optimizers
 from polyseme.training.schedules import Schedule
+from polyseme.training.state import naming_kept_state
 
 
 @dataclass(frozen=True)
@@ -139,25 +140,30 @@ class _Running:
         set_mode(self.module)
         strength = self.settings.adversarial
         if not self.standing.over:
-            loop.train(
-                Adversarial(self.module, strength) if strength else self.module,
-                self._batches(phase.epochs),
-                stepping,
-                factor=schedule,
-                after=after,
-                first=self.standing.step,
-                clip=self.settings.clip,
-                precision=self.shared.precision,
-                device=self.shared.device,
-                split=self._parts,
-            )
+            with naming_kept_state(self.folder):
+                loop.train(
+                    Adversarial(self.module, strength) if strength else self.module,
+                    self._batches(phase.epochs),
+                    stepping,
+                    factor=schedule,
+                    after=after,
+                    first=self.standing.step,
+                    clip=self.settings.clip,
+                    skip_non_finite=max(0, self.settings.skip_non_finite_steps - self.standing.skipped),
+                    precision=self.shared.precision,
+                    device=self.shared.device,
+                    split=self._parts,
+                )
         if phase.restores:
             self.module.load_state_dict(self.best)
 
     def _count(self, step: loop.Step) -> None:
         self.bar.advance(1, loss=round(step.loss, 4))
+        if step.skipped:
+            progress.warn(f"{self.label}, step {step.number}: {loop.SKIPPED}")
         self.standing.step = step.number
         self.standing.done += 1
+        self.standing.skipped += step.skipped
         self.standing.tokens += step.tokens
         self.standing.seconds += step.seconds
 

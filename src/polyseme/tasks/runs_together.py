@@ -25,6 +25,7 @@ from polyseme.tasks.ways.phases import Phase, depths, joint_rates, optimizers, s
 from polyseme.training import loop
 from polyseme.training.optimizers import Optimizers
 from polyseme.training.schedules import Schedule
+from polyseme.training.state import naming_kept_state
 
 MEAN = "mean"
 """In a run's scores, the mean of the tasks' first scores on dev, which chooses its best epoch; all others are
@@ -161,22 +162,27 @@ class _Running:
     def _train(self, stepping: Optimizers, total: int) -> None:
         first = next(iter(self.shared.values()))
         set_mode(cast(Any, self.module))
-        loop.train(
-            cast(Any, self.module),
-            cast(Any, self._batches(self.standing.step)),
-            stepping,
-            factor=Schedule(self.settings.rates.schedule, total, self.settings.rates.warmup),
-            after=self._after,
-            first=self.standing.step,
-            clip=self.settings.clip,
-            precision=first.precision,
-            device=first.device,
-        )
+        with naming_kept_state(self.folder):
+            loop.train(
+                cast(Any, self.module),
+                cast(Any, self._batches(self.standing.step)),
+                stepping,
+                factor=Schedule(self.settings.rates.schedule, total, self.settings.rates.warmup),
+                after=self._after,
+                first=self.standing.step,
+                clip=self.settings.clip,
+                skip_non_finite=max(0, self.settings.skip_non_finite_steps - self.standing.skipped),
+                precision=first.precision,
+                device=first.device,
+            )
 
     def _after(self, step: loop.Step) -> bool:
         standing = self.standing
         self.bar.advance(1, loss=round(step.loss, 4))
+        if step.skipped:
+            progress.warn(f"seed {self.seed}, step {step.number}: {loop.SKIPPED}")
         standing.step = standing.done = step.number
+        standing.skipped += step.skipped
         standing.tokens += step.tokens
         standing.seconds += step.seconds
         if step.number % self.per_epoch == 0:

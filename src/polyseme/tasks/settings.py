@@ -5,6 +5,7 @@ from typing import Literal
 from polyseme.devices import InferencePrecision
 from polyseme.records import Record
 from polyseme.tasks.ways.settings import (
+    LARGEST,
     FeatureSettings,
     FillingSettings,
     MachineSettings,
@@ -99,7 +100,7 @@ class FinetuneSettings(Record, frozen=True):
     weight_decay: float = 0.01
     """Decoupled; biases and norms are left out."""
     clip: float | None = 1.0
-    """Largest norm of the gradient."""
+    """Largest norm of the gradient; 0: no clipping."""
     dropout: float | None = None
     """Dropout while fine-tuning, of attention too; None: as the model's folder says."""
     patience: int | None = None
@@ -120,6 +121,9 @@ class FinetuneSettings(Record, frozen=True):
     keep_special_tokens: tuple[str, ...] = ()
     """Special tokens to find in the texts, as the marks [E1] and [/E1] of entities; the model keeps
     them. Others are read as the characters that they are written with."""
+    skip_non_finite_steps: int = 0
+    """How many steps of a seed may be skipped because their loss or gradient is NaN or infinite; the next
+    such step stops it, and its last saved state is kept. 0: the first one does."""
     rates: RateSettings = RateSettings()
     stages: StageSettings = StageSettings()
     features: FeatureSettings = FeatureSettings()
@@ -129,8 +133,14 @@ class FinetuneSettings(Record, frozen=True):
     saving: SavingSettings = SavingSettings()
 
     def __post_init__(self) -> None:
-        if self.learning_rate < 0:
-            raise ValueError(f"learning_rate must not be negative, got {self.learning_rate}")
+        for name in ("learning_rate", "weight_decay", "adversarial"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+            if getattr(self, name) > LARGEST:
+                raise ValueError(f"{name} must be at most {LARGEST:g}, got {getattr(self, name)}")
+        for name in ("clip", "skip_non_finite_steps"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         for name in ("epochs", "batch_size", "patience"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -143,10 +153,6 @@ class FinetuneSettings(Record, frozen=True):
             raise ValueError(f"max_length must be at least 4, got {self.max_length}")
         if self.folds is not None and self.folds < 2:
             raise ValueError(f"folds must be at least 2, got {self.folds}")
-        if self.adversarial < 0:
-            raise ValueError(f"adversarial must not be negative, got {self.adversarial}")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
 
 
 class PredictSettings(Record, frozen=True):

@@ -5,6 +5,7 @@ one task; tasks take turns at p ∝ n^(1/T) for n training rows (Arivazhagan et 
 T = 1 is by size and T = 5 evens them out).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,7 +121,8 @@ def _run_all(
     best: Run | None = None
     for seed in settings.seeds:
         name = f"seed-{seed}"
-        done = place.read(name) if place is not None else None
+        like = next(iter(runs), None)
+        done = place.read(name, seed=seed, metric=MEAN, like=like) if place is not None else None
         if done is None:
             folder = place.state(name) if place is not None else None
             done = run_together(seed, shared, data, settings, temperature=temperature, folder=folder)
@@ -154,8 +156,10 @@ def _command(
 
 
 def _checked(settings: FinetuneSettings, temperature: float) -> FinetuneSettings:
-    if not temperature > 0:
-        raise SettingsError(f"temperature must be above 0, got {temperature}; 1 draws tasks by their size")
+    if not 0 < temperature < math.inf:
+        raise SettingsError(
+            f"temperature must be above 0 and finite, got {temperature}; 1 draws tasks by their size"
+        )
     usual = FinetuneSettings()
     given, known = flat(settings), flat(usual)
     for name in _FOR_ONE_TASK:

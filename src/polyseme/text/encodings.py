@@ -81,27 +81,80 @@ def _not_encoded(name: str, offset: int, encoding: str, data: bytes, start: int)
     )
 
 
-def split_lines(texts: Iterable[str], *, longest: int | None = None) -> Iterator[list[str]]:
-    """The lines without their ends, in batches; lines over `longest` characters come in several parts."""
+def split_lines(texts: Iterable[str], *, longest: int) -> Iterator[list[str]]:
+    """The lines without their ends, in batches; a line over `longest` characters comes in several parts.
+
+    Where it is cut depends on the line alone: behind the last end of a sentence, or blank, in the second half
+    of what is allowed, else at its end.
+    """
     parts: list[str] = []
     held = 0
     for text in texts:
         lines = text.split("\n")
         parts.append(lines[0])
         held += len(lines[0])
+        if len(lines) == 1 and held <= longest:
+            continue
+        lines[0] = "".join(parts)
+        rest = lines.pop()
+        if max(map(len, lines), default=0) > longest:
+            lines = list(itertools.chain.from_iterable(_cut(line, longest) for line in lines))
+        *cut, rest = _cut(rest, longest)
+        parts, held = [rest], len(rest)
+        if lines or cut:
+            yield lines + cut
+    if held:
+        yield ["".join(parts)]
+
+
+def _cut(line: str, longest: int) -> list[str]:
+    pieces, start = [], 0
+    while len(line) - start > longest:
+        middle, stop = start + longest // 2, start + longest
+        end = max(line.rfind(mark, middle, stop) for mark in "。！？!? ") + 1 or stop
+        pieces.append(line[start:end])
+        start = end
+    return [*pieces, line[start:]]
+
+
+def whole_lines(texts: Iterable[str], *, name: str, longest: int) -> Iterator[list[str]]:
+    """The lines without their ends, in batches; one over `longest` characters is a `DataError`.
+
+    `name` stands for the source in the error.
+    """
+    parts: list[str] = []
+    held = number = 0
+    for text in texts:
+        lines = text.split("\n")
+        parts.append(lines[0])
+        held += len(lines[0])
+        if held > longest or (len(text) > longest and max(map(len, lines)) > longest):
+            first = next((n for n, line in enumerate(lines) if len(line) > longest), 0)
+            line = number + 1 + (0 if held > longest else first)
+            raise DataError(f"{name}, line {line} is longer than {longest:,} characters; divide it")
         if len(lines) > 1:
             lines[0] = "".join(parts)
             parts = [lines.pop()]
             held = len(parts[0])
+            number += len(lines)
             yield lines
-        elif longest is not None and held > longest:
-            line = "".join(parts)
-            cut = max(line.rfind(mark) for mark in "。！？!? ") + 1 or len(line)
-            parts = [line[cut:]]
-            held = len(parts[0])
-            yield [line[:cut]]
     if held:
         yield ["".join(parts)]
+
+
+def whole_text(texts: Iterable[str], *, name: str, longest: int = 1 << 28) -> str:
+    """All of the text at once; a `DataError` where it has more than `longest` characters."""
+    parts: list[str] = []
+    held = 0
+    for text in texts:
+        parts.append(text)
+        held += len(text)
+        if held > longest:
+            raise DataError(
+                f"{name} has more than {longest:,} characters, and a file of this kind is read as a whole; "
+                "divide it into several"
+            )
+    return "".join(parts)
 
 
 def likely_encoding(data: bytes) -> str | None:

@@ -16,14 +16,19 @@ def decode_line(line: str, decode: Callable[[str], T], *, errors: Literal["stric
     """What `decode` makes of the line; with errors "replace", � stands where a surrogate lacks its partner.
 
     Programs that count in UTF-16 cut texts between the two escapes of one character, and no Unicode string
-    can hold what is left. Raises msgspec's `DecodeError`.
+    can hold what is left. Raises msgspec's `DecodeError`, also where the value is nested too deeply.
     """
     try:
-        return decode(line)
-    except msgspec.DecodeError:
-        if errors == "strict" or not has_half_character(line):
-            raise
-        return decode(_ESCAPES.sub(_mended, line))
+        try:
+            return decode(line)
+        except (msgspec.DecodeError, UnicodeError):
+            if errors == "strict" or not has_half_character(line):
+                raise
+            return decode(_ESCAPES.sub(_mended, line))
+    except RecursionError as error:
+        raise msgspec.DecodeError("it is nested too deeply") from error
+    except UnicodeError as error:
+        raise msgspec.DecodeError(str(error)) from error
 
 
 def has_half_character(line: str) -> bool:

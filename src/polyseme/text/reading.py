@@ -10,7 +10,7 @@ import msgspec
 
 from polyseme.errors import DataError, SettingsError
 from polyseme.records import Record
-from polyseme.text.encodings import decoded, split_lines
+from polyseme.text.encodings import decoded, split_lines, whole_lines
 from polyseme.text.json_lines import decode_line, why_not
 from polyseme.text.sources import Advance, expand, read_blocks, shown, size
 from polyseme.text.wikipedia import articles
@@ -21,6 +21,8 @@ Format = Literal["auto", "plain", "lines", "pairs", "jsonl", "wikipedia"]
 
 _STRETCH = 1 << 20
 _LONGEST_LINE = 1 << 22
+MAX_LINE = 1 << 24
+"""Characters of a line that is one text, a pair or an object; plain text may have longer lines."""
 
 
 class TextSettings(Record, frozen=True, kw_only=True):
@@ -90,7 +92,8 @@ def read_lines(
 ) -> Iterator[str]:
     """One text a line, in order, empty lines kept; of JSON lines the text of each object.
 
-    Raises `DataError` where `source` cannot be read as asked or has no line at all.
+    Raises `DataError` where `source` cannot be read as asked or has no line at all, and for a line of more
+    than `MAX_LINE` characters.
     """
     settings = settings or TextSettings()
     found = False
@@ -141,7 +144,7 @@ def _form(path: Path, head: bytes, settings: TextSettings) -> str:
     if head.startswith(b"{"):
         try:
             msgspec.json.decode(head.split(b"\n", 1)[0], type=dict[str, Any])
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return "plain"
         return "jsonl"
     return "plain"
@@ -237,8 +240,9 @@ def _wikipedia(blocks: Iterator[bytes], path: Path, settings: TextSettings) -> I
 
 
 def _all_lines(blocks: Iterable[bytes], path: Path, settings: TextSettings) -> Iterator[str]:
-    texts = decoded(blocks, name=shown(path), encoding=settings.encoding, errors=settings.errors)
-    return itertools.chain.from_iterable(split_lines(texts))
+    name = shown(path)
+    texts = decoded(blocks, name=name, encoding=settings.encoding, errors=settings.errors)
+    return itertools.chain.from_iterable(whole_lines(texts, name=name, longest=MAX_LINE))
 
 
 _READERS: dict[str, Callable[[Iterator[bytes], Path, TextSettings], Iterator[Document]]] = {

@@ -20,12 +20,14 @@ _BLANKS = r"[^\S\n]*+"
 # or an opening quote follows: （真的吗？）然后 goes on.
 _CLOSED = rf"[{_MARKS}]*+(?:[{_QUOTES}]*+(?![{_GOES_ON}])|[{_QUOTES}{_BRACKETS}]*+(?=\s|\Z|[“‘「『]))"
 
-# The first character is one class, which lets the engine skip quickly to the next candidate.
+# The first character is one class, which lets the engine skip quickly to the next candidate. Only the first
+# of several marks is one, so that a long row of them is read once and not from each of them. Where all are
+# ASCII, the rules are the strictest; one mark of full width, or one …, in the row makes them milder.
 _END = re.compile(
-    rf"""[{_MARKS}\n]
+    rf"""[{_MARKS}\n] (?<![{_MARKS}][{_MARKS}])
     (?: (?<=\n)
-      | (?<=[。｡！？]) {_CLOSED}
-      | (?<=…) {_CLOSED} (?!{_BLANKS}[a-z])
+      | (?:(?<=[。｡！？]) | [!?.…]*+[。｡！？]) {_CLOSED}
+      | (?:(?<=…) | [!?.]*+…) {_CLOSED} (?!{_BLANKS}[a-z])
       | (?<=[!?.]) {_CLOSED} (?=\s|\Z|[^\x00-\x7f]) (?!{_BLANKS}[a-z])
     )
     (\s*+)""",

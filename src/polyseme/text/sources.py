@@ -15,6 +15,8 @@ from typing import IO, Any
 
 from polyseme.errors import DataError
 from polyseme.files import refuse_lfs_pointer
+from polyseme.input_files import irregular
+from polyseme.text.pipes import Pipe
 
 STANDARD_INPUT = Path("-")
 _BLOCK = 1 << 20
@@ -84,14 +86,20 @@ def shown(path: Path) -> str:
 
 
 def _expand(source: Path) -> list[Path]:
-    if source == STANDARD_INPUT or (source.exists() and not source.is_dir()):
+    if source == STANDARD_INPUT:
+        return [source]
+    if "\0" in str(source):
+        raise DataError(f"{str(source)!r} is no name of a file")
+    if source.exists() and not source.is_dir():
+        _check_kind(source)
         return [source]
     if source.is_dir():
+        found = (Path(folder, name) for folder, _, names in os.walk(source) for name in names)
         files = sorted(
-            Path(folder, name)
-            for folder, _, names in os.walk(source)
-            for name in names
-            if not any(part.startswith(".") for part in Path(folder, name).relative_to(source).parts)
+            path
+            for path in found
+            if (path.is_file() or not path.exists())  # a link to nothing is named when it is read
+            and not any(part.startswith(".") for part in path.relative_to(source).parts)
         )
         if not files:
             raise DataError(f"the folder {source} holds no files; name one with text")
@@ -103,9 +111,18 @@ def _expand(source: Path) -> list[Path]:
     return files
 
 
+def _check_kind(path: Path) -> None:
+    """Text comes from files and pipes; a device may never end, and a folder or socket holds none."""
+    if (kind := irregular(path)) not in (None, "a named pipe"):
+        raise DataError(f"{shown(path)} is {kind}; name a file, a pipe, or - for standard input")
+
+
 def _open(path: Path) -> contextlib.AbstractContextManager[Any]:
     if path == STANDARD_INPUT:
         return contextlib.nullcontext(sys.stdin.buffer)
+    _check_kind(path)
+    if path.is_fifo():
+        return Pipe(path)
     return open(path, "rb", buffering=0)
 
 
@@ -144,7 +161,11 @@ def _reading(path: Path) -> Iterator[None]:
         raise DataError(
             f"{shown(path)} is cut off: its compressed data ends early; fetch it again"
         ) from error
-    except (OSError, zlib.error, lzma.LZMAError) as error:
+    except MemoryError as error:
+        raise DataError(f"{shown(path)} asks for more memory than there is to unpack it") from error
+    except (OSError, zlib.error, lzma.LZMAError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
         if isinstance(error, OSError) and error.errno is not None:
             raise DataError(f"{shown(path)} cannot be read: {os.strerror(error.errno)}") from error
         raise DataError(f"{shown(path)} is damaged: {error}; fetch it again") from error

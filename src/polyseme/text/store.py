@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+_MAX_COUNT = 1 << 48
+_CHECKED = 1 << 20
 IdType = Literal["uint16", "uint32"]
 
 
@@ -65,6 +67,38 @@ class Manifest(Record, frozen=True):
     num_characters: int
     """Characters that were read, after normalising."""
     files: dict[str, FileEntry]
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if isinstance(value, int) and not 0 <= value < _MAX_COUNT:
+                raise ValueError(f"{name} must not be negative, nor above {_MAX_COUNT}, got {value}")
+        if any(size <= 0 for size in self.shards) or sum(self.shards) != self.num_tokens:
+            raise ValueError(
+                f"the shards hold {sum(self.shards)} tokens, and num_tokens is {self.num_tokens}"
+            )
+        if unknown := [name for name in self.marks if name not in Mark.__members__]:
+            raise ValueError(f"marks names {unknown[0]!r}; there are {', '.join(Mark.__members__)}")
+        if self.id_type == "uint16" and self.vocab_size > 1 << 16:
+            raise ValueError(f"ids of uint16 cannot tell {self.vocab_size} tokens apart")
+        for name in self.files:
+            if name.startswith("/") or "\0" in name or ".." in name.split("/"):
+                raise ValueError(f"files names {name!r}, which lies outside of the store")
+        for name, size in self.sizes.items():
+            if name not in self.files or self.files[name].bytes != size:
+                raise ValueError(f"files must list {name} with {size} bytes")
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The bytes of each file of numbers, as they follow from the counts."""
+        width = np.dtype(self.id_type).itemsize
+        sizes = {ids_name(shard): width * size for shard, size in enumerate(self.shards)}
+        sizes |= {marks_name(shard): size for shard, size in enumerate(self.shards)}
+        return sizes | {
+            "document_starts.bin": 8 * (self.num_documents + 1),
+            "sentence_starts.bin": 8 * (self.num_sentences + 1),
+            "counts.bin": 8 * self.vocab_size,
+        }
 
 
 class Store:
@@ -111,22 +145,31 @@ class Store:
         """The tokenizer that made the ids, from the store's own copy."""
         from polyseme.text.tokenizer import Tokenizer
 
-        return Tokenizer.load(self.folder / "tokenizer")
+        tokenizer = Tokenizer.load(self.folder / "tokenizer")
+        if tokenizer.vocab_size != self.vocab_size:
+            raise CheckpointError(
+                f"{self.folder}: the tokenizer has {tokenizer.vocab_size} tokens and the store was made with "
+                f"{self.vocab_size}; prepare the store again"
+            )
+        return tokenizer
 
     @cached_property
     def document_starts(self) -> npt.NDArray[np.int64]:
         """Where documents start, in tokens, and at last the number of tokens: `[num_documents + 1]`."""
-        return self._map("document_starts.bin", np.dtype("<i8"))
+        return self._starts("document_starts.bin")
 
     @cached_property
     def sentence_starts(self) -> npt.NDArray[np.int64]:
         """Where sentences start, in tokens, and at last the number of tokens: `[num_sentences + 1]`."""
-        return self._map("sentence_starts.bin", np.dtype("<i8"))
+        return self._starts("sentence_starts.bin")
 
     @cached_property
     def counts(self) -> npt.NDArray[np.uint64]:
         """How often each id occurs: `[vocab_size]`."""
-        return self._map("counts.bin", np.dtype("<u8"))
+        counts = self._map("counts.bin", np.dtype("<u8"))
+        if counts.max(initial=0) > self.num_tokens or int(counts.sum()) != self.num_tokens:
+            raise CheckpointError(f"{self.folder / 'counts.bin'} {_DAMAGED}")
+        return counts
 
     def gather(
         self, starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]
@@ -145,9 +188,15 @@ class Store:
         total = int(ends[-1]) if len(ends) else 0
         positions = np.arange(total) + np.repeat(starts - (ends - lengths), lengths)  # [tokens]
         if len(self._shards) == 1:
-            ids, marks = self._shards[0]
-            return ids[positions].astype(np.int32), marks[positions]
-        return self._gather_across(positions)
+            ids, marks = (array[positions] for array in self._shards[0])
+        else:
+            ids, marks = self._gather_across(positions)
+        if ids.max(initial=0) >= self.vocab_size or ids.min(initial=0) < 0:
+            raise CheckpointError(
+                f"{self.folder} holds a token id of {ids.max()}, and its vocabulary has {self.vocab_size} "
+                "tokens; it is damaged: prepare the store again"
+            )
+        return ids.astype(np.int32, copy=False), marks
 
     def _gather_across(
         self, positions: npt.NDArray[np.int64]
@@ -170,12 +219,24 @@ class Store:
             for shard in range(len(self.manifest.shards))
         ]
 
+    def _starts(self, name: str) -> npt.NDArray[np.int64]:
+        """Offsets that begin with 0, never fall, and end with the number of tokens."""
+        starts = self._map(name, np.dtype("<i8"))
+        parts = (starts[first : first + _CHECKED + 1] for first in range(0, len(starts), _CHECKED))
+        rises = ((part[:-1] <= part[1:]).all() for part in parts)
+        if not len(starts) or starts[0] != 0 or starts[-1] != self.num_tokens or not all(rises):
+            raise CheckpointError(f"{self.folder / name} {_DAMAGED}")
+        return starts
+
     def _map(self, name: str, kind: np.dtype[Any]) -> npt.NDArray[Any]:
         try:
             # A plain array over the map: indexing a `memmap` itself costs several times as much.
             return np.asarray(np.memmap(self.folder / name, dtype=kind, mode="r"))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{self.folder / name} cannot be read: {error}") from error
+
+
+_DAMAGED = "does not fit to the tokens of the store; it is damaged: prepare the store again"
 
 
 def ids_name(shard: int) -> str:

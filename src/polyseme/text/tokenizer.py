@@ -13,6 +13,7 @@ import tokenizers
 
 from polyseme.errors import CheckpointError, DataError, SettingsError
 from polyseme.files import write_whole
+from polyseme.input_files import require_regular, require_regular_entries
 from polyseme.records import nearest
 from polyseme.text.codepoints import codepoints, pieces, plain_word_starts, visible
 from polyseme.text.encoded import Encoded, Int32s, Int64s
@@ -114,6 +115,7 @@ class Tokenizer:
         id get the next free ids, as in transformers, unless they are not `undeclared`. Anything damaged is a
         `CheckpointError`.
         """
+        require_regular_entries(Path(source)) if Path(source).is_dir() else require_regular(Path(source))
         definition, roles, kept = read_tokenizer(Path(source), undeclared=undeclared)
         return cls(definition, roles, kept=kept, where=str(source))
 

@@ -14,6 +14,8 @@ from xml.parsers import expat
 from polyseme.errors import DataError
 
 _ROUNDS = 50
+MAX_PAGE = 1 << 24
+"""Characters of a page, which MediaWiki limits to two million bytes; and bytes of a tag."""
 
 # Elements that go with all that they hold.
 _DROPPED = (
@@ -34,8 +36,10 @@ _VARIANT = re.compile(r"-\{([^{}]*)\}-")
 _TEMPLATE = re.compile(r"\{\{([^{}]*)\}\}|\{\{\{([^{}]*)\}\}\}")
 _TABLE = re.compile(r"\{\|(?:(?!\{\|)[^\0])*?\|\}")
 _LINK = re.compile(r"\[\[([^\[\]]*)\]\]")
-_EXTERNAL = re.compile(r"\[(?:https?:|ftp:|mailto:)?//[^\s\[\]]*[^\S\n]*([^\[\]\n]*)\]")
+# Possessive: what was taken is never given back, so a link that stays open is read once.
+_EXTERNAL = re.compile(r"\[(?:https?:|ftp:|mailto:)?//[^\s\[\]]*+[^\S\n]*+([^\[\]\n]*+)\]")
 
+_LONG_REFERENCE = re.compile(r"&#([0-9]{8,});?")
 _EMPHASIS = re.compile(r"'{2,5}")
 _MAGIC = re.compile(r"__[A-Z]+__")
 _ITEM = re.compile(r"^[*#:;]+[^\S\n]*", re.MULTILINE)
@@ -69,7 +73,7 @@ def plain_lines(wikitext: str) -> list[str]:
     text = _repeatedly(_TABLE, lambda _: "", text)
     text = _EXTERNAL.sub(r"\1", text)
     text = _repeatedly(_LINK, _link, text)
-    text = html.unescape(_TAG.sub("", text))
+    text = html.unescape(_LONG_REFERENCE.sub(_shortened, _TAG.sub("", text)))
     for pattern in (_EMPHASIS, _MAGIC, _ITEM, _RULE, _EMPTY_BRACKETS):
         text = pattern.sub("", text)
     return _with_used_headings(_BLANKS.sub(" ", text).split("\n"))
@@ -93,6 +97,12 @@ def _repeatedly(pattern: re.Pattern[str], replacement: Callable[[re.Match[str]],
         if not count:
             break
     return text
+
+
+def _shortened(match: re.Match[str]) -> str:
+    """A numeric reference of many digits: without its zeros, or � as HTML has it for what is no character."""
+    digits = match[1].lstrip("0")
+    return f"&#{digits};" if len(digits) < 8 else "�"
 
 
 def _variant(match: re.Match[str]) -> str:
@@ -150,6 +160,7 @@ class _PageHandler:
         self.root = ""
         self._fields: dict[str, str] = {}
         self._characters: list[str] = []
+        self._held = 0
 
     def start(self, element: str, attributes: dict[str, str]) -> None:
         self.root = self.root or element
@@ -157,9 +168,13 @@ class _PageHandler:
             self._fields = {}
         elif element == "redirect":
             self._fields["redirect"] = "yes"
-        self._characters = []
+        self._characters, self._held = [], 0
 
     def characters(self, data: str) -> None:
+        self._held += len(data)
+        if self._held > MAX_PAGE:
+            title = self._fields.get("title", "")
+            raise DataError(f"the page {title[:80]!r} is longer than {MAX_PAGE:,} characters")
         self._characters.append(data)
 
     def end(self, element: str) -> None:
@@ -167,7 +182,7 @@ class _PageHandler:
             self._fields[element] = "".join(self._characters)
         elif element == "page" and self._is_article():
             self.pages.append((self._fields.get("title", ""), self._fields["text"]))
-        self._characters = []
+        self._characters, self._held = [], 0
 
     def _is_article(self) -> bool:
         fields = self._fields
@@ -188,9 +203,15 @@ def _pages(blocks: Iterable[bytes], name: str) -> Iterator[tuple[str, str]]:
     parser.StartElementHandler = handler.start
     parser.EndElementHandler = handler.end
     parser.CharacterDataHandler = handler.characters
+    read = 0
     for block in itertools.chain(blocks, [b""]):
+        read += len(block)
         try:
             parser.Parse(block, not block)
+            if block and read - parser.CurrentByteIndex > MAX_PAGE:
+                raise DataError(f"a tag is longer than {MAX_PAGE:,} bytes")
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from error
         except expat.ExpatError as error:
             raise DataError(f"{name} is cut off or not an XML dump of Wikipedia: {error}") from error
         if handler.root not in ("", "mediawiki"):

@@ -20,6 +20,7 @@ from polyseme.objectives.contract import Objective
 from polyseme.objectives.joint import Joint
 from polyseme.records import from_plain, nearest
 from polyseme.text.store import Store
+from polyseme.training.memory_check import check_memory
 from polyseme.training.recipes import sized
 from polyseme.training.settings import PretrainSettings, Recipe
 
@@ -45,6 +46,7 @@ def begin(
     made = {"seed": settings.seed, "data": store.fingerprint}
     if settings.from_model is None:
         config = model_config(recipe, settings.size, store)
+        check_memory(config)
         check_sayable(format_of(recipe.family), config, wanted)  # now, and not when the model is saved
         return build(config), Card(family=recipe.family, made=made), {}
     if not {*wanted}.isdisjoint(READ_POOLED):

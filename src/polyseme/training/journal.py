@@ -5,8 +5,23 @@ from typing import Any
 
 import msgspec
 
-from polyseme.errors import MissingExtra
+from polyseme.errors import MissingExtra, SettingsError
 from polyseme.files import write_whole
+from polyseme.input_files import require_regular
+from polyseme.records import decode_json, from_plain
+
+_MAX_LINE = 1 << 20
+
+
+class Report(msgspec.Struct, frozen=True):
+    """The figures of a line that the curves are drawn from; what stands beside them is not read."""
+
+    kind: str
+    step: int
+    parts: dict[str, float | None]
+    """Losses; None where one was not finite."""
+    measures: dict[str, float | None] = {}
+    unigram: float | None = None
 
 
 class Journal:
@@ -15,7 +30,7 @@ class Journal:
     def __init__(self, path: Path, *, step: int) -> None:
         """Go on after `step`: what was written beyond it is of a future that a resume undoes."""
         self.path = path
-        kept = [line for line in read_journal(path) if line.get("step", 0) <= step]
+        kept = [line for line in read_journal(path) if _is_until(line, step)]
         write_whole(path, b"".join(msgspec.json.encode(line) + b"\n" for line in kept))
         self._file = path.open("ab", buffering=0)
 
@@ -28,15 +43,35 @@ class Journal:
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
-    """The journal's lines; none if there is no file."""
+    """The journal's lines; none if there is no file. What is no JSON object is left out."""
+    require_regular(path)
     lines = []
     if path.exists():
-        for line in path.read_bytes().splitlines():
-            try:
-                lines.append(msgspec.json.decode(line))
-            except msgspec.DecodeError:
-                continue
+        with path.open("rb") as file:
+            while text := file.readline(_MAX_LINE):
+                try:
+                    line = decode_json(text, where=str(path))
+                except SettingsError:
+                    continue
+                if isinstance(line, dict):
+                    lines.append(line)
     return lines
+
+
+def read_reports(path: Path) -> list[Report]:
+    """The journal's lines with losses; others are left out."""
+    reports = []
+    for line in read_journal(path):
+        try:
+            reports.append(from_plain(line, Report, where=str(path)))
+        except SettingsError:
+            continue
+    return reports
+
+
+def _is_until(line: dict[str, Any], step: int) -> bool:
+    reached = line.get("step", 0)
+    return isinstance(reached, int) and reached <= step
 
 
 def draw_curves(journal: Path, picture: Path) -> None:
@@ -49,17 +84,17 @@ def draw_curves(journal: Path, picture: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtra("matplotlib", extra="plots") from error
-    lines = read_journal(journal)
+    lines = read_reports(journal)
     with matplotlib.rc_context({"svg.fonttype": "none"}):
         figure = Figure(figsize=(7, 4), layout="constrained")
         axes = figure.subplots()
         for kind, label in (("train", "training"), ("held-out", "held out")):
-            chosen = [line for line in lines if line["kind"] == kind]
-            for part in sorted({name for line in chosen for name in line["parts"]}):
-                points = [(line["step"], line["parts"][part]) for line in chosen if part in line["parts"]]
+            chosen = [line for line in lines if line.kind == kind]
+            for part in sorted({name for line in chosen for name in line.parts}):
+                points = [(line.step, line.parts[part]) for line in chosen if part in line.parts]
                 style = {"alpha": 0.5} if kind == "train" else {"marker": "o", "markersize": 3}
                 axes.plot(*zip(*points, strict=True), label=f"{part}, {label}", **style)
-        if levels := [line["unigram"] for line in lines if line.get("unigram") is not None]:
+        if levels := [line.unigram for line in lines if line.unigram is not None]:
             axes.axhline(levels[-1], color="grey", linestyle=":", label="unigram level")
         axes.set_xlabel("step")
         axes.set_ylabel("loss (nats)")

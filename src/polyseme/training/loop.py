@@ -1,6 +1,7 @@
 """The training loop: a module that turns a batch into a loss, and nothing else is known of it."""
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -15,8 +16,6 @@ from torch import Tensor
 from polyseme.errors import PolysemeError
 from polyseme.models.batch import Batch, Loss
 from polyseme.training.optimizers import Optimizers
-
-MOST_BAD_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -35,8 +34,11 @@ class Step:
     """The loss or its gradient was not finite, so the weights were left as they were."""
 
 
+SKIPPED = "the loss or its gradient was not finite; the step is skipped"
+
+
 class LossError(PolysemeError):
-    """The loss is not finite, step after step."""
+    """A loss, a gradient or a weight is not finite."""
 
 
 def train(
@@ -49,6 +51,7 @@ def train(
     first: int = 0,
     accumulation: int = 1,
     clip: float | None = 1.0,
+    skip_non_finite: int = 0,
     precision: Literal["fp32", "bf16"] = "fp32",
     device: torch.device | str = "cpu",
     split: Callable[[Batch], Sequence[tuple[Batch, float]]] = lambda batch: ((batch, 1.0),),
@@ -57,10 +60,10 @@ def train(
 
     `factor(done)` scales the learning rates once `done` steps are done; `first` steps were done before.
     Gradients of `accumulation` batches are averaged; `split` cuts a batch into parts that are computed one
-    after the other, whose losses count by their shares. A step whose loss or gradient is not finite is left
-    out; `MOST_BAD_STEPS` of them in a row raise `LossError`.
+    after the other, whose losses count by their shares. A step whose loss or gradient is not finite changes
+    no weight: the first `skip_non_finite` of them are skipped, the next one raises `LossError`.
     """
-    number, bad, stream = first, 0, iter(batches)
+    number, left, stream = first, skip_non_finite, iter(batches)
     while group := list(islice(stream, accumulation)):
         begin = time.perf_counter()
         losses: list[tuple[Loss, float]] = []
@@ -71,16 +74,15 @@ def train(
             losses.append((loss, share))
         norm = gradient_norm(optimizers.parameters, clip)
         value = sum(float(loss.total.detach()) * share for loss, share in losses) / len(group)
-        good = bool(torch.isfinite(torch.tensor(value + norm)))
+        good = math.isfinite(value) and math.isfinite(norm)
         if good:
             optimizers.step(factor=factor(number))
         optimizers.zero_grad()
-        bad, number = 0 if good else bad + 1, number + 1
-        if bad == MOST_BAD_STEPS:
-            raise LossError(
-                f"the loss was not finite in the last {bad} steps, up to step {number}; "
-                "lower the learning rate, or look at the data with `polyseme show masks`"
-            )
+        number += 1
+        if not good:
+            if not left:
+                raise LossError(_not_finite(number, value, norm))
+            left -= 1
         step = Step(
             number=number,
             loss=value,
@@ -94,6 +96,14 @@ def train(
             return
 
 
+def _not_finite(number: int, loss: float, norm: float) -> str:
+    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradient is {norm}"
+    return (
+        f"step {number}: {what}, so the step was not taken; lower the learning rate, look at the data, "
+        "or allow a few such steps to be skipped with --skip-non-finite-steps"
+    )
+
+
 def autocast(
     precision: Literal["fp32", "bf16"], device: torch.device | str
 ) -> AbstractContextManager[object]:
@@ -104,12 +114,12 @@ def autocast(
 
 
 def gradient_norm(parameters: list[Tensor], clip: float | None) -> float:
-    """The norm of all gradients together, which are scaled down to `clip` if it is longer."""
+    """The norm of all gradients together, which are scaled down to `clip` if it is longer; 0: never."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return 0.0
     norm = torch.nn.utils.get_total_norm(gradients)
-    if clip is not None and clip < norm < float("inf"):  # shorter ones would be multiplied by 1
+    if clip and clip < norm < float("inf"):  # shorter ones would be multiplied by 1
         torch.nn.utils.clip_grads_with_norm_(parameters, clip, norm)
     return float(norm)
 

@@ -1,5 +1,6 @@
 """Pre-training: a recipe and a store become a model folder; the same call again goes on where it stopped."""
 
+import math
 import signal
 import threading
 import time
@@ -17,27 +18,27 @@ from polyseme.checkpoints.model import Model
 from polyseme.checkpoints.saving import files_of
 from polyseme.checkpoints.trial import try_saving
 from polyseme.devices import environment, pick_device, pick_precision
-from polyseme.errors import MissingExtra, SettingsError
+from polyseme.errors import CheckpointError, MissingExtra, SettingsError
 from polyseme.files import held, write_whole
 from polyseme.models.batch import Batch
 from polyseme.objectives.samples import Integers
-from polyseme.records import from_plain, to_json, to_plain
+from polyseme.records import from_plain, read_json_object, to_json, to_plain
 from polyseme.seeding import derived
 from polyseme.text.store import Store
 from polyseme.threads import default_threads, torch_threads
 from polyseme.training.building import Pretraining, begin, build_objective
 from polyseme.training.companions import check_companions, companions_of, provide
 from polyseme.training.held_out import held_out_batches, unigram_level
-from polyseme.training.journal import Journal, draw_curves, read_journal
+from polyseme.training.journal import Journal, draw_curves, read_reports
 from polyseme.training.loader import Loader, Position, ahead, split_documents
-from polyseme.training.loop import Step, mean_loss, train
+from polyseme.training.loop import SKIPPED, Step, mean_loss, train
 from polyseme.training.measures import Decisions
 from polyseme.training.optimizers import build_optimizers
 from polyseme.training.pace import Pace
 from polyseme.training.recipes import changed, read_recipe, sized
 from polyseme.training.schedules import Schedule
 from polyseme.training.settings import PretrainSettings, Recipe
-from polyseme.training.state import Progress, load_state, newest_state, save_state
+from polyseme.training.state import Progress, load_state, naming_kept_state, newest_state, save_state
 
 HELD_OUT_ROWS = 2_000
 """The most rows of text that are kept for the held-out loss."""
@@ -125,7 +126,7 @@ class _Run:
         )
         self.state = folder / "state"
         self.reached = Position()
-        self.tokens = 0
+        self.tokens = self.skipped = 0
         self.before = 0.0
         self.figures: dict[str, float] = {}
         self.measures: dict[str, float] = {}
@@ -147,6 +148,7 @@ class _Run:
         with ExitStack() as stack:
             journal = Journal(self.folder / "journal.jsonl", step=first)
             stack.callback(journal.close)
+            stack.enter_context(naming_kept_state(self.state))
             stack.enter_context(self._signals())
             work = stack.enter_context(progress.bar("pretrain", total=None, unit="steps"))
             self.journal, self.bar = journal, work
@@ -159,6 +161,7 @@ class _Run:
                 first=first,
                 accumulation=self.recipe.training.accumulation,
                 clip=self.recipe.training.clip,
+                skip_non_finite=max(0, self.settings.skip_non_finite_steps - self.skipped),
                 precision=self.precision,
                 device=self.device,
             )
@@ -173,7 +176,8 @@ class _Run:
         self.pace.update(step.number, elapsed)
         rate = step.tokens / step.seconds
         if step.skipped:
-            self.bar.note(f"step {step.number}: the loss was not finite; the step is left out")
+            self.skipped += 1
+            progress.warn(f"step {step.number}: {SKIPPED}")
         self.bar.advance(1, total=self.pace.total_steps, loss=step.loss, tokens_per_second=rate)
         every = max(1, self.pace.total_steps // 200)
         if step.number % every == 0:
@@ -213,6 +217,7 @@ class _Run:
                 seconds=self.before + now - self.started,
                 total_steps=self.pace.total_steps,
                 settled=self.pace.settled or self.pace.seconds is None,
+                skipped_steps=self.skipped,
                 environment=environment(),
             ),
         )
@@ -245,6 +250,10 @@ class _Run:
             line += f" (word frequencies alone: {self.unigram:.3f}"
             line += "; still on that plateau)" if reached > self.unigram - _PLATEAU else ")"
         self.bar.note(f"step {done}: held-out {line}")
+        if not all(map(math.isfinite, self.figures.values())):
+            progress.warn(
+                f"step {done}: the held-out loss is not finite ({line}); the model may be of no use"
+            )
 
     def _batches(self, first: int, stack: ExitStack) -> Iterator[Batch]:
         """The batches from the reached position on; `reached` follows what the loop has taken."""
@@ -291,7 +300,7 @@ class _Run:
                 raise SettingsError(f"{self.folder} holds a model already; name another folder")
             write_whole(path, to_json(words))
             return
-        old = msgspec.json.decode(path.read_bytes())
+        old = read_json_object(path)
         for key, value in msgspec.json.decode(msgspec.json.encode(words)).items():
             if old.get(key) != value:
                 shown = "" if key in ("recipe", "store") else f" ({old.get(key)} then, {value} now)"
@@ -306,12 +315,18 @@ class _Run:
         if found is None:
             return 0
         state = load_state(found, self.module, self.optimizers)
+        if self.pace.seconds is None and state.total_steps != self.pace.total_steps:
+            raise CheckpointError(
+                f"{found} is of a run of {state.total_steps} steps, not of {self.pace.total_steps}; "
+                "it is damaged: start in another folder"
+            )
         for key, now in environment().items():
             if (then := state.environment.get(key)) != now:
                 progress.say(
                     f"{key} was {then} and is {now}: the run goes on, but not bit for bit as it would have"
                 )
         self.reached, self.tokens, self.before = state.position, state.tokens, state.seconds
+        self.skipped = state.skipped_steps
         self.pace.total_steps = state.total_steps
         self.pace.settled = state.settled
         progress.say(f"going on from step {state.step}")
@@ -346,10 +361,10 @@ class _Run:
 
     def _recall(self) -> None:
         """The last held-out figures, from the journal."""
-        lines = [line for line in read_journal(self.folder / "journal.jsonl") if line["kind"] == "held-out"]
+        lines = [line for line in read_reports(self.folder / "journal.jsonl") if line.kind == "held-out"]
         if lines:
-            self.figures, self.unigram = lines[-1]["parts"], lines[-1]["unigram"]
-            self.measures = lines[-1].get("measures", {})
+            self.figures, self.measures = _known(lines[-1].parts), _known(lines[-1].measures)
+            self.unigram = lines[-1].unigram
 
     def _outcome(self, steps: int, *, finished: bool) -> Outcome:
         return Outcome(self.folder, steps, finished, self.figures, self.measures, self.unigram)
@@ -372,3 +387,8 @@ class _Run:
         finally:
             for known, handler in before.items():
                 signal.signal(known, handler)
+
+
+def _known(figures: dict[str, float | None]) -> dict[str, float]:
+    """The figures; NaN for one that was not finite, which JSON has no number for."""
+    return {name: math.nan if value is None else value for name, value in figures.items()}

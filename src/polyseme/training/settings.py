@@ -6,6 +6,9 @@ from polyseme.checkpoints.formats import FORMATS
 from polyseme.devices import Precision
 from polyseme.records import Record, nearest
 
+_LARGEST = 1e30
+"""Far above every useful value, and far below where single precision overflows."""
+
 
 class AdafactorSettings(Record, frozen=True, kw_only=True):
     """What Adafactor has beside a learning rate; the defaults are T5's."""
@@ -28,7 +31,7 @@ class AdafactorSettings(Record, frozen=True, kw_only=True):
             raise ValueError(
                 f"clipping_threshold must be above 0, got {self.clipping_threshold}; leave it out for none"
             )
-        if self.least_scale <= 0 or self.least_factored < 1:
+        if not 0 < self.least_scale <= _LARGEST or self.least_factored < 1:
             raise ValueError(
                 f"least_scale must be above 0 and least_factored at least 1, got {self.least_scale}, "
                 f"{self.least_factored}"
@@ -81,22 +84,26 @@ class TrainingSettings(Record, frozen=True, kw_only=True):
     cooldown: float = 0.4
     """Share of the steps over which warmup-stable-decay falls to 0 (as 1 − √)."""
     clip: float | None = 1.0
-    """Largest norm of the gradient. None: no clipping."""
+    """Largest norm of the gradient. 0: no clipping."""
     held_out: float = 0.005
     """Share of the documents kept for the held-out loss, at most 2,000 rows of them."""
 
     def __post_init__(self) -> None:
         for name in ("length", "batch_size", "accumulation", "steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            if not 1 <= getattr(self, name) < 1 << 40:
+                raise ValueError(f"{name} must be at least 1 and below 2^40, got {getattr(self, name)}")
         if self.length < 8:
             raise ValueError(f"length must be at least 8 tokens, got {self.length}")
         for name in ("learning_rate", "matrix_learning_rate", "epsilon"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("warmup", "weight_decay", "initial_accumulator"):
-            if getattr(self, name) < 0:
+            if getattr(self, name) > _LARGEST:
+                raise ValueError(f"{name} must be at most {_LARGEST:g}, got {getattr(self, name)}")
+        for name in ("warmup", "weight_decay", "initial_accumulator", "clip"):
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+            if (getattr(self, name) or 0) > _LARGEST:
+                raise ValueError(f"{name} must be at most {_LARGEST:g}, got {getattr(self, name)}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must lie from 0 to below 1, got {self.betas[0]} and {self.betas[1]}")
         if self.bias_correction == "rate" and self.optimizer not in ("adamw", "muon"):
@@ -181,6 +188,9 @@ class PretrainSettings(Record, frozen=True, kw_only=True):
     """Minutes between two saved states."""
     save_steps: int | None = None
     """Steps between two saved states, instead of minutes."""
+    skip_non_finite_steps: int = 0
+    """How many steps of the run may be skipped because their loss or gradient is NaN or infinite; the next
+    such step stops the run, whose last saved state is kept. 0: the first one does."""
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.minutes is not None:
@@ -193,5 +203,7 @@ class PretrainSettings(Record, frozen=True, kw_only=True):
             raise ValueError(f"minutes must be above 0, got {self.minutes}")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads must be at least 1, got {self.threads}")
+        if self.skip_non_finite_steps < 0:
+            raise ValueError(f"skip_non_finite_steps must not be negative, got {self.skip_non_finite_steps}")
         if self.save_every <= 0 or (self.save_steps is not None and self.save_steps < 1):
             raise ValueError("save_every and save_steps must be above 0")

@@ -6,21 +6,25 @@ whatever stops the program, a complete state is there.
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
 import torch.nn as nn
+from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from
 from safetensors.torch import save as bytes_of
 from torch import Tensor
 
-from polyseme.errors import CheckpointError
+from polyseme.errors import CheckpointError, SettingsError
 from polyseme.files import sha256, whole_folder, write_whole
-from polyseme.records import Record, to_json
+from polyseme.models.finite import first_not_finite
+from polyseme.records import Record, read_json, to_json
 from polyseme.training.loader import Position
+from polyseme.training.loop import LossError
 from polyseme.training.optimizers import Optimizers
 
 _WEIGHTS, _OPTIMIZERS, _STATE = "weights.safetensors", "optimizers.safetensors", "state.json"
@@ -41,9 +45,21 @@ class Progress(Record, frozen=True, kw_only=True):
     total_steps: int
     settled: bool
     """Whether `total_steps` is final (with --minutes it is an estimate until the cooldown begins)."""
+    skipped_steps: int = 0
+    """Steps so far whose loss or gradient was not finite."""
     environment: dict[str, str | int]
     files: dict[str, str] = {}  # noqa: RUF012  msgspec copies it for every record
     """SHA-256 of the files beside this one."""
+
+    def __post_init__(self) -> None:
+        for name in ("step", "epoch", "batch", "tokens", "seconds", "skipped_steps"):
+            if not 0 <= getattr(self, name) < 1 << 62:
+                raise ValueError(f"{name} must not be negative, nor above 2^62, got {getattr(self, name)}")
+        if not 1 <= self.total_steps < 1 << 62:
+            raise ValueError(f"total_steps must be at least 1, got {self.total_steps}")
+        for name in self.files:
+            if Path(name).name != name or "\0" in name:
+                raise ValueError(f"files names {name!r}, which lies outside of the state's folder")
 
     @property
     def position(self) -> Position:
@@ -62,9 +78,14 @@ def save_state(
     target = folder / f"step-{progress.step:08}"
     if target.exists() and _complete(target):
         return  # the same step of the same run: the same bytes
+    weights, slots = _own_tensors(module), _optimizer_tensors(optimizers)
+    if wrong := first_not_finite(weights) or first_not_finite(slots):
+        raise LossError(
+            f"after step {progress.step}, {wrong}, so this state is not saved; lower the learning rate"
+        )
     with whole_folder(target, replace=True) as building:
-        write_whole(building / _WEIGHTS, bytes_of(_own_tensors(module)))
-        write_whole(building / _OPTIMIZERS, bytes_of(_optimizer_tensors(optimizers)))
+        write_whole(building / _WEIGHTS, bytes_of(weights))
+        write_whole(building / _OPTIMIZERS, bytes_of(slots))
         for name, content in (more or {}).items():
             write_whole(building / name, content)
         hashes = {name: sha256(building / name) for name in (_WEIGHTS, _OPTIMIZERS, *(more or {}))}
@@ -85,22 +106,42 @@ def newest_state(folder: Path) -> Path | None:
     return None
 
 
+@contextmanager
+def naming_kept_state(folder: Path | None) -> Iterator[None]:
+    """Add to a `LossError` which state below `folder` is kept; nothing is written."""
+    try:
+        yield
+    except LossError as error:
+        kept = newest_state(folder) if folder is not None and folder.exists() else None
+        rest = "no state was saved before it" if kept is None else f"{kept} is kept, to go on from"
+        raise LossError(f"{error}; {rest}") from error
+
+
 def load_state(folder: Path, module: nn.Module, optimizers: Optimizers) -> Progress:
-    """Fill module, optimizers and torch's generator from one state."""
-    progress = msgspec.json.decode((folder / _STATE).read_bytes(), type=Progress)
-    tensors = tensors_from((folder / _WEIGHTS).read_bytes())
-    module.load_state_dict({name: tensors[first] for name, first in _first_names(module).items()})
-    _load_optimizers(optimizers, tensors_from((folder / _OPTIMIZERS).read_bytes()))
+    """Fill module, optimizers and torch's generator from one state; a `CheckpointError` where it is another
+    network's."""
+    progress = read_json(folder / _STATE, Progress)
+    try:
+        tensors = tensors_from((folder / _WEIGHTS).read_bytes())
+        module.load_state_dict({name: tensors[first] for name, first in _first_names(module).items()})
+        _load_optimizers(optimizers, tensors_from((folder / _OPTIMIZERS).read_bytes()))
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{folder} is no state of this run ({' '.join(str(error).split())[:200]}); "
+            "start in another folder"
+        ) from error
     return progress
 
 
 def _complete(folder: Path) -> bool:
     try:
-        progress = msgspec.json.decode((folder / _STATE).read_bytes(), type=Progress)
-        return bool(progress.files) and all(
-            sha256(folder / name) == digest for name, digest in progress.files.items()
+        progress = read_json(folder / _STATE, Progress)
+        return (
+            folder.name == f"step-{progress.step:08}"
+            and progress.files.keys() >= {_WEIGHTS, _OPTIMIZERS}
+            and all(sha256(folder / name) == digest for name, digest in progress.files.items())
         )
-    except (OSError, msgspec.DecodeError):
+    except (OSError, SettingsError):
         return False
 
 

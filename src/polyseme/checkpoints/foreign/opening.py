@@ -258,7 +258,7 @@ def published_settings(
     shapes = {name: tensor.shape for name, tensor in foreign.items()}
     try:
         plain |= layout.finish(plain, shapes)
-    except (ValueError, LookupError, TypeError) as error:
-        raise CheckpointError(f"{where}: {error}") from error
+    except (ValueError, LookupError, TypeError, ArithmeticError, AttributeError) as error:
+        raise CheckpointError(f"{where}: its settings cannot be used: {error}") from error
     class_name = next(name for mark, name in layout.architectures if not mark or mark in stored)
     return plain | {"model_type": layout.family, "architectures": [class_name]}

@@ -260,6 +260,10 @@ class TransformerConfig(Record, frozen=True):
         for name in ("num_layers", "type_vocab_size"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if isinstance(value, int) and value >= 1 << 31:
+                raise ValueError(f"{name} must be below 2^31, got {value}")
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from polyseme import progress
 from polyseme.checkpoints.fingerprints import fingerprint
+from polyseme.errors import SettingsError
 from polyseme.files import write_whole
 from polyseme.models.batch import Batch
 from polyseme.models.batching import batches_by_length
 from polyseme.models.transformer.model import Transformer
+from polyseme.records import Record, read_json
 from polyseme.tasks.rows import collate
 from polyseme.tasks.task import Row
 from polyseme.tasks.ways.layers import FrozenLayers
@@ -27,6 +29,17 @@ from polyseme.training.loop import autocast
 _SYNC = 1 << 26
 """Bytes between two marks of what is done."""
 _TYPES = {"fp32": np.float32, "fp16": np.float16}
+
+
+class _Done(Record, frozen=True, kw_only=True):
+    """How far a file of features is whole."""
+
+    batches: int = 0
+    bytes: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.batches < 1 << 62 or not 0 <= self.bytes < 1 << 62:
+            raise ValueError(f"batches and bytes must not be negative, got {self.batches}, {self.bytes}")
 
 
 class Source(Protocol):
@@ -85,26 +98,42 @@ class Cache:
         for number in itertools.chain.from_iterable(order):
             self.places[names[number]] = (start, lengths[number])
             start += lengths[number]
-        done = msgspec.json.decode(note.read_bytes()) if note.exists() else {"batches": 0, "bytes": 0}
+        done = self._done(note, path, [sum(lengths[n] for n in numbers) for numbers in order])
         with progress.bar("features", total=len(chosen), unit="texts") as work:
-            work.advance(sum(len(numbers) for numbers in order[: done["batches"]]))
+            work.advance(sum(len(numbers) for numbers in order[: done.batches]))
             self.folder.mkdir(parents=True, exist_ok=True)
             with open(path, "r+b" if path.exists() else "w+b") as file:
-                file.truncate(done["bytes"])
-                file.seek(done["bytes"])
-                for place, numbers in enumerate(order[done["batches"] :], done["batches"] + 1):
+                file.truncate(done.bytes)
+                file.seek(done.bytes)
+                for place, numbers in enumerate(order[done.batches :], done.batches + 1):
                     batch = collate([chosen[n] for n in numbers], padding=padding, config=config).to(device)
                     for states in self._computed(batch, [lengths[n] for n in numbers]):
                         file.write(states.tobytes())
                     work.advance(len(numbers))
-                    if file.tell() - done["bytes"] >= _SYNC or place == len(order):
+                    if file.tell() - done.bytes >= _SYNC or place == len(order):
                         file.flush()
                         os.fsync(file.fileno())
-                        done = {"batches": place, "bytes": file.tell()}
+                        done = _Done(batches=place, bytes=file.tell())
                         write_whole(note, msgspec.json.encode(done))
-        size = done["bytes"] // (start * np.dtype(self.type).itemsize)
+        size = done.bytes // (start * np.dtype(self.type).itemsize)
         count = len(self.extractor.layers.numbers) if self.extractor.layers.mix.learned else 1
         self.file = np.memmap(path, dtype=self.type, mode="r", shape=(start, count, size // count))
+
+    def _done(self, note: Path, path: Path, tokens: Sequence[int]) -> "_Done":
+        """How far the file is whole, with `tokens` for each batch; not at all where the note is damaged."""
+        if not note.exists():
+            return _Done()
+        try:
+            done = read_json(note, _Done)
+        except SettingsError as error:
+            progress.warn(f"{error}; the features are computed again")
+            return _Done()
+        size = sum(tokens[: done.batches]) * np.dtype(self.type).itemsize
+        fits = done.batches <= len(tokens) and path.exists() and path.stat().st_size >= done.bytes
+        if not fits or (done.bytes % size if size else done.bytes):
+            progress.warn(f"{note} does not fit to {path}; the features are computed again")
+            return _Done()
+        return done
 
     def __call__(self, batch: Batch) -> list[Tensor]:
         places = [self.places.get(key) for key in _keys(batch, self.extractor.backbone.config)]

@@ -5,6 +5,9 @@ from typing import Literal
 from polyseme.devices import Precision
 from polyseme.records import Record
 
+LARGEST = 1e30
+"""Of rates: far above every useful value, and far below where single precision overflows."""
+
 
 class RateSettings(Record, frozen=True, kw_only=True):
     """Who learns how fast, and when."""
@@ -25,6 +28,8 @@ class RateSettings(Record, frozen=True, kw_only=True):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ValueError(f"{name} must not be negative, got {value}")
+            if value is not None and value > LARGEST:
+                raise ValueError(f"{name} must be at most {LARGEST:g}, got {value}")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay must lie above 0 and up to 1, got {self.layer_decay}")
 
@@ -162,7 +167,7 @@ def in_bytes(written: str) -> int:
         size = float(number) * 1024 ** (1 + "KMGT".index(unit)) if unit else 0.0
     except ValueError:
         size = 0.0
-    if size <= 0:
+    if not 0 < size < 2**63:
         raise ValueError(f"memory must be a size such as 11G or 800M, got {written!r}")
     return int(size)
 

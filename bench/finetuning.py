@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 BATCH, LENGTH, RATE, DECAY, WARMUP = 16, 80, 2e-5, 0.01, 0.1
-STEPS = {"minilm": 12, "e5-small": 7, "base": 5}
+STEPS = {"minilm": 10, "e5-small": 6, "base": 4}
 ENGINES = ("polyseme", "transformers")
 BEGUN = float(os.environ.get("FINETUNING_BEGUN", "0"))
 """When the command of this process was given."""

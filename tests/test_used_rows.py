@@ -248,7 +248,7 @@ def test_a_state_of_the_whole_table_is_not_gone_on_with(
     with monkeypatch.context() as patch:
         patch.setattr(preparation, "LEAST_UNUSED", 10**9)
         killed_at(2, {**words, "out": tmp_path / "out"}, tmp_path / "out.partial" / "seed-1-state")
-    with pytest.raises(SettingsError, match="was started with another rows of the token table"):
+    with pytest.raises(SettingsError, match="was started with another number of trained token rows"):
         finetune("classification", out=tmp_path / "out", **words)
 
 

@@ -157,16 +157,15 @@ def settings_of(shared: Preparation) -> dict[str, Any]:
         if not name.startswith("saving.") and name not in _NO_MATTER
     }
     model = fingerprint(shared.base.backbone, shared.base.heads)
-    rows = None if shared.used_ids is None else len(shared.used_ids)
-    return settings | {"precision": shared.precision, "model": model, "rows of the token table": rows}
+    return settings | {"precision": shared.precision, "model": model}
 
 
 def task_of(shared: Preparation, data: Mapping[str, Data]) -> dict[str, Any]:
-    """The task, its own settings, and a fingerprint of each file's rows."""
+    """The task, its own settings, a fingerprint of each file's rows, and the token rows that learn."""
     own: dict[str, Any] = to_plain(shared.task.settings)
-    return {"task": shared.task.name, **own} | {
-        f"{name} examples": _fingerprint(part) for name, part in data.items()
-    }
+    examples = {f"{name} examples": _fingerprint(part) for name, part in data.items()}
+    rows = None if shared.used_ids is None else len(shared.used_ids)
+    return {"task": shared.task.name, **own, **examples, "number of trained token rows": rows}
 
 
 def check_command(place: Partial, now: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ The peak of a step is what the process holds before it trains, plus, for W weigh
   grows with the rows and the part that does not;
 - a share of all that for what lives only within one operation, and for memory that was given back in
   pieces too small to be used again;
-- on the CPU, what torch loads with the first step of an optimizer.
+- on the CPU, what torch keeps from its first step on.
 
 On the CPU "what the process holds" is its resident memory, on a card what torch has allocated there. The
 two constants are from measured peaks of a BERT of 6 layers of 256 (128 tokens, 1, 16 and 64 rows).
@@ -35,7 +35,7 @@ from polyseme.tasks.ways.smaller import can_compute_twice, compute_twice
 from polyseme.training.loop import autocast
 
 _SLACK = 1.4
-_FIRST_STEP = 192 << 20
+_FIRST_STEP = 64 << 20
 _GIB = 1 << 30
 
 

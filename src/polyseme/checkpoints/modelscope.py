@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from polyseme.checkpoints.hub_files import SETTINGS_FILES, data_files, first_line
+from polyseme.checkpoints.notes import say_once
 from polyseme.errors import CheckpointError, MissingExtra
-from polyseme.progress import say
 
 
 def fetch(name: str, revision: str | None) -> Path:
@@ -48,7 +48,7 @@ def fetch(name: str, revision: str | None) -> Path:
             folder = _fetched_before(
                 api, name, revision, f"{endpoint} cannot be asked: {first_line(error)}", error
             )
-            say(f"{endpoint} cannot be reached; {name} is read from the cache, {folder}")
+            say_once(f"{endpoint} cannot be reached; {name} is read from the cache, {folder}")
             return folder
         except Exception as error:  # Damaged answers and full disks, as the client words them.
             raise CheckpointError(f"{name} cannot be fetched from {endpoint}: {first_line(error)}") from error

@@ -48,7 +48,7 @@ def fetch(name: str, revision: str | None) -> Path:
         folder = _fetched_before(huggingface_hub, name, revision, endpoint, error)
         say_once(f"{endpoint} cannot be reached; {name} is read from the cache, {folder}")
         return folder
-    files = data_files(file.rfilename for file in info.siblings or [])
+    files = data_files((file.rfilename for file in info.siblings or []), where=f"{name} on {endpoint}")
     try:
         return Path(
             huggingface_hub.snapshot_download(

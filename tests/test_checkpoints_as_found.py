@@ -243,3 +243,9 @@ def test_a_missing_package_is_named_as_pip_knows_it_and_for_a_checkout() -> None
     assert "pip install pyarrow (" in message
     assert "pip install -e '.[parquet]'" in message
     assert "'polyseme[" not in message
+
+
+def test_a_command_says_once_how_a_folder_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = renamed(foreign_folder(tmp_path / "source", "BertModel"), lambda name: f"module.{name}")
+    assert run(["convert", str(source), str(tmp_path / "out")]) == 0
+    assert " ".join(capsys.readouterr().err.split()).count("begin with 'module.'") == 1

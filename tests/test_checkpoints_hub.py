@@ -38,6 +38,8 @@ UNWANTED = {
 REPOSITORIES = {
     "owner/safe": {**SAFE, **UNWANTED},
     "owner/old": {"config.json": b"{}", "vocab.txt": b"", "pytorch_model.bin": b"pickle", "run.py": b""},
+    "owner/mixed": {"config.json": b"{}", "model.safetensors": b"1", "2_Dense/pytorch_model.bin": b"2"},
+    "owner/other": {"config.json": b"{}", "model-q4.gguf": b"3", "README.md": b""},
     "owner/private": SAFE,
     "owner/gated": SAFE,
 }
@@ -269,6 +271,18 @@ def test_pickled_weights_are_taken_only_where_there_are_no_others(
 ) -> None:
     done = resolve_elsewhere("owner/old", tmp_path, f"http://127.0.0.1:{hub.server_port}")
     assert files_below(done.stdout) == {"config.json", "vocab.txt", "pytorch_model.bin"}
+
+
+def test_each_folder_has_its_own_kind_of_weights(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
+    done = resolve_elsewhere("owner/mixed", tmp_path, f"http://127.0.0.1:{hub.server_port}")
+    assert files_below(done.stdout) == set(REPOSITORIES["owner/mixed"]), done.stderr
+
+
+def test_a_repository_without_weights_says_what_it_holds(hub: ThreadingHTTPServer, tmp_path: Path) -> None:
+    endpoint = f"http://127.0.0.1:{hub.server_port}"
+    line = only_line(resolve_elsewhere("owner/other", tmp_path, endpoint))
+    assert f"owner/other on {endpoint} has no weights that polyseme reads" in line
+    assert line.endswith("; it holds README.md, config.json, model-q4.gguf")
 
 
 def test_a_name_that_the_hub_does_not_know_is_one_clear_line(

@@ -31,6 +31,7 @@ UNWANTED = {
 REPOSITORIES = {
     "owner/safe": {**SAFE, **UNWANTED},
     "owner/old": {"bert_config.json": b"{}", "pytorch_model.bin": b"pickle", "run.py": b""},
+    "owner/other": {"config.json": b"{}", "model-q4.gguf": b"3"},
     "owner/private": SAFE,
 }
 REVISIONS = ("master", "v1.0")
@@ -195,6 +196,8 @@ def test_a_private_model_takes_a_token_and_says_so_without_one(hub: str, tmp_pat
 def test_what_cannot_be_had_is_one_clear_line(hub: str, tmp_path: Path) -> None:
     absent = only_line(resolve_elsewhere("modelscope:owner/absent", tmp_path, hub))
     assert f"there is no model owner/absent on {hub}" in absent
+    other = only_line(resolve_elsewhere("modelscope:owner/other", tmp_path, hub))
+    assert f"owner/other on {hub} has no weights that polyseme reads" in other
     unreachable = only_line(resolve_elsewhere("modelscope:owner/safe", tmp_path, "http://127.0.0.1:9"))
     assert (
         "owner/safe was not fetched before from ModelScope, and http://127.0.0.1:9 cannot be" in unreachable

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from polyseme.checkpoints.hub_files import SETTINGS_FILES, data_files, first_line
+from polyseme.checkpoints.notes import say_once
 from polyseme.errors import CheckpointError, MissingExtra
-from polyseme.progress import say
 
 
 def fetch(name: str, revision: str | None) -> Path:
@@ -46,9 +46,9 @@ def fetch(name: str, revision: str | None) -> Path:
                 "set HF_TOKEN to a valid access token that can read it"
             ) from error
         folder = _fetched_before(huggingface_hub, name, revision, endpoint, error)
-        say(f"{endpoint} cannot be reached; {name} is read from the cache, {folder}")
+        say_once(f"{endpoint} cannot be reached; {name} is read from the cache, {folder}")
         return folder
-    files = data_files(file.rfilename for file in info.siblings or [])
+    files = data_files((file.rfilename for file in info.siblings or []), where=f"{name} on {endpoint}")
     try:
         return Path(
             huggingface_hub.snapshot_download(

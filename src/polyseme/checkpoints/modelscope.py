@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from polyseme.checkpoints.hub_files import SETTINGS_FILES, data_files, first_line
+from polyseme.checkpoints.notes import say_once
 from polyseme.errors import CheckpointError, MissingExtra
-from polyseme.progress import say
 
 
 def fetch(name: str, revision: str | None) -> Path:
@@ -30,7 +30,11 @@ def fetch(name: str, revision: str | None) -> Path:
             return _fetched_before(api, name, revision, "the network is off (HF_HUB_OFFLINE)")
         try:
             files = {file.path: file for file in api.list_repo_files(name, "model", revision=revision)}
-            wanted = [files[path] for path in data_files(files) if files[path].type != "tree"]
+            wanted = [
+                files[path]
+                for path in data_files(files, where=f"{name} on {endpoint}")
+                if files[path].type != "tree"
+            ]
             listed = [{"Path": file.path, "Size": file.size, "Sha256": file.sha256} for file in wanted]
             return Path(api.download_repo(name, "model", revision=revision, file_list=listed))
         except errors.NotExistError as error:
@@ -48,8 +52,10 @@ def fetch(name: str, revision: str | None) -> Path:
             folder = _fetched_before(
                 api, name, revision, f"{endpoint} cannot be asked: {first_line(error)}", error
             )
-            say(f"{endpoint} cannot be reached; {name} is read from the cache, {folder}")
+            say_once(f"{endpoint} cannot be reached; {name} is read from the cache, {folder}")
             return folder
+        except CheckpointError:
+            raise
         except Exception as error:  # Damaged answers and full disks, as the client words them.
             raise CheckpointError(f"{name} cannot be fetched from {endpoint}: {first_line(error)}") from error
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from polyseme.checkpoints.notes import say_once
 from polyseme.errors import CheckpointError
 from polyseme.files import refuse_lfs_pointer
-from polyseme.progress import say
 
 _WEIGHTS = ("state_dict", "model_state_dict", "model")
 """Keys under which training programs, PyTorch Lightning's among them, save a model's weights."""
@@ -55,7 +55,7 @@ def _weights_of_training(content: dict[Any, Any], path: Path) -> dict[Any, Any]:
         inner = content.get(key)
         if isinstance(inner, dict) and any(isinstance(value, Tensor) for value in inner.values()):
             others = ", ".join(str(name) for name in content if name != key)
-            say(f"{path}: the weights are read from {key!r}" + (f", without {others}" if others else ""))
+            say_once(f"{path}: the weights are read from {key!r}" + (f", without {others}" if others else ""))
             return inner
     return content
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from polyseme.checkpoints.filling import listed, standard_names
 from polyseme.checkpoints.formats import FORMATS, Format
+from polyseme.checkpoints.notes import say_once
 from polyseme.checkpoints.rules import Translation
 from polyseme.checkpoints.weights import Stored
 from polyseme.errors import CheckpointError, SettingsError
-from polyseme.progress import say
 
 
 def without_ignored(
@@ -43,7 +43,7 @@ def unwrapped(format: Format, stored: Mapping[str, Stored], where: Path) -> dict
                     f"{where}: the names of all tensors begin with {prefix!r}, but config.json says that the "
                     f"model is of the family {format.family}; set model_type to {other!r} if it is one"
                 )
-            say(f"{where}: the names of all tensors begin with {prefix!r}, which is left out")
+            say_once(f"{where}: the names of all tensors begin with {prefix!r}, which is left out")
             return names
     _refuse_partly_wrapped(stored, is_known, where)
     return dict(stored)

@@ -11,11 +11,11 @@ from polyseme.checkpoints.filling import listed
 from polyseme.checkpoints.foreign.layouts import LAYOUTS, Layout, layout_of
 from polyseme.checkpoints.foreign.translating import Template, translate
 from polyseme.checkpoints.json_files import read_object
+from polyseme.checkpoints.notes import say_once
 from polyseme.checkpoints.other_kinds import refuse_other_kinds
 from polyseme.checkpoints.weights import READERS, Stored, open_weights
 from polyseme.errors import CheckpointError
 from polyseme.files import refuse_lfs_pointer
-from polyseme.progress import say
 
 UNSAID = "transformers"
 """Key of a foreign settings file under which we write those of config.json that it cannot say."""
@@ -124,7 +124,7 @@ def _opened_natively(folder: Path) -> Opened:
         return Opened(read_object(path), path, open_weights(folder))
     family, names = OLD_SETTINGS[path.name]
     settings = {names.get(key, key): value for key, value in read_object(path).items()}
-    say(f"{path} is read as the config.json of a {family}")
+    say_once(f"{path} is read as the config.json of a {family}")
     return Opened({"model_type": family, **settings}, path, open_weights(folder))
 
 

@@ -3,6 +3,8 @@
 #   make demo    install with pinned versions, then the whole road on the text that ships
 #   make test    install what the tests need, then pass them
 #   make check   formatter, linter, strict types
+#   make wheel   source archive and wheel for x86-64 Linux, with its kernels compiled, in dist/
+#   make test-integration   what needs fresh environments or minutes
 #
 # PyTorch comes first, alone, because its build decides the weight: the CPU build has 0.5 GB, the CUDA
 # build with its libraries over 3 GB, and PyPI serves the latter to every Linux. So on Linux without
@@ -25,7 +27,7 @@ PICK_INDEX = [ "$$(uname -s)" = Linux ] && ! command -v nvidia-smi >/dev/null 2>
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check
+.PHONY: demo test check wheel test-integration
 demo: $(VENV)/demo.stamp
 	$(BIN)/polyseme demo
 
@@ -37,6 +39,15 @@ check: $(VENV)/test.stamp
 	$(BIN)/ruff format --check src tests bench
 	$(BIN)/ruff check src tests bench
 	$(BIN)/mypy
+
+# The archive first, and the wheel from it, so that both have the same files and no earlier build is in the way.
+wheel: $(VENV)/release.stamp
+	rm -rf dist
+	$(BIN)/python -m build --config-setting kernels=prebuilt --outdir dist .
+	$(BIN)/twine check --strict dist/*
+
+test-integration: $(VENV)/test.stamp $(VENV)/release.stamp
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m integration
 
 $(VENV)/torch.stamp: constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -29,8 +29,29 @@ def smaller(text: str) -> str:
     return text
 
 
+MADE = (
+    "vectors.npy",
+    "answers.jsonl",
+    "plain-model/model.safetensors",
+    "adapted/model.safetensors",
+    "writer/model.safetensors",
+    "student/model.safetensors",
+    "vectors.parquet",
+    "small.npy",
+    "tagger/model.safetensors",
+    "few/model.safetensors",
+    "entities.jsonl",
+)
+"""What the commands leave in the folder."""
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    return prepare_folder(tmp_path)
+
+
+def prepare_folder(tmp_path: Path) -> Path:
+    """The files that the commands read."""
     write_text(tmp_path / "corpus.txt")
     write_text(tmp_path / "domain.txt", documents=20)
     (tmp_path / "sentences.txt").write_text("\n".join(SENTENCES) + "\n", encoding="utf-8")
@@ -54,19 +75,7 @@ def test_the_commands_of_the_readme_run_one_after_the_other(folder: Path) -> Non
         words = [sys.executable, "-m", *shlex.split(line)]
         done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
-    for name in (
-        "vectors.npy",
-        "answers.jsonl",
-        "plain-model/model.safetensors",
-        "adapted/model.safetensors",
-        "writer/model.safetensors",
-        "student/model.safetensors",
-        "vectors.parquet",
-        "small.npy",
-        "tagger/model.safetensors",
-        "few/model.safetensors",
-        "entities.jsonl",
-    ):
+    for name in MADE:
         assert (folder / name).stat().st_size > 0
 
 

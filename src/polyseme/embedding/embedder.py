@@ -238,7 +238,7 @@ class Embedder:
     def _say_cut(self, cut: int, total: int) -> None:
         if cut and self.truncates and not self._said_cut:
             self._said_cut = True
-            progress.say(
+            progress.warn(
                 f"{cut} of the first {total} texts are longer than the {self.max_length} tokens read here "
                 "and were cut; long_texts=windows reads them whole"
             )

@@ -103,6 +103,8 @@ def _expand(source: Path) -> list[Path]:
 
 def _open(path: Path) -> contextlib.AbstractContextManager[Any]:
     if path == STANDARD_INPUT:
+        if sys.stdin is None:
+            raise DataError("- is standard input, which is closed; name a file")
         return contextlib.nullcontext(sys.stdin.buffer)
     return open(path, "rb", buffering=0)
 

@@ -261,7 +261,7 @@ def test_the_bar_ends_with_all_bytes_and_unknown_tokens_are_told(tokenizer: Path
     assert sum(done) == 25 * 40_000 + 7
     assert said == [
         "320,000 tokens, 160,000 words, 40,000 sentences, 1 documents; 12.50% of the tokens are unknown",
-        "warning: 12.5% of the tokens are unknown to this tokenizer; learn one from this text with "
+        "12.5% of the tokens are unknown to this tokenizer; learn one from this text with "
         "`polyseme tokenizer learn`, or check --encoding",
         "2 tokens, 1 words, 1 sentences, 1 documents; 0.00% of the tokens are unknown",
     ]

@@ -30,8 +30,29 @@ def smaller(text: str) -> str:
     return text
 
 
+MADE = (
+    "vectors.npy",
+    "answers.jsonl",
+    "plain-model/model.safetensors",
+    "adapted/model.safetensors",
+    "writer/model.safetensors",
+    "student/model.safetensors",
+    "vectors.parquet",
+    "small.npy",
+    "tagger/model.safetensors",
+    "few/model.safetensors",
+    "entities.jsonl",
+)
+"""What the commands leave in the folder."""
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    return prepare_folder(tmp_path)
+
+
+def prepare_folder(tmp_path: Path) -> Path:
+    """The files that the commands read."""
     write_text(tmp_path / "corpus.txt")
     write_text(tmp_path / "domain.txt", documents=20)
     (tmp_path / "sentences.txt").write_text("\n".join(SENTENCES) + "\n", encoding="utf-8")
@@ -70,19 +91,7 @@ def test_the_commands_of_the_readme_run_one_after_the_other(folder: Path) -> Non
             status, errors = json.loads(runs.stdout.readline())
             assert status == 0, f"{words}\n{errors}"
         runs.stdin.close()
-    for name in (
-        "vectors.npy",
-        "answers.jsonl",
-        "plain-model/model.safetensors",
-        "adapted/model.safetensors",
-        "writer/model.safetensors",
-        "student/model.safetensors",
-        "vectors.parquet",
-        "small.npy",
-        "tagger/model.safetensors",
-        "few/model.safetensors",
-        "entities.jsonl",
-    ):
+    for name in MADE:
         assert (folder / name).stat().st_size > 0
 
 

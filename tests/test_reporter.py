@@ -1,11 +1,19 @@
 """Progress as a terminal and as a log show it."""
 
+import importlib.machinery
 import io
+import logging
+import sys
+import threading
+import types
+from pathlib import Path
 
 import pytest
+from small_models import small_model
 
-from polyseme.cli import reporter
-from polyseme.cli.reporter import TerminalReporter, amount, duration, number
+import polyseme
+from polyseme.cli import main, reporter
+from polyseme.cli.reporter import TerminalReporter, amount, duration, number, shows_bars
 from polyseme.errors import PolysemeWarning
 from polyseme.progress import bar, reporting, say, warn
 
@@ -73,3 +81,82 @@ def test_numbers_are_short_and_units_fit() -> None:
 def test_what_the_user_should_know_is_a_warning_where_no_command_line_runs() -> None:
     with pytest.warns(PolysemeWarning, match="cut at 512 tokens"):
         warn("cut at 512 tokens")
+
+
+def test_a_warning_names_the_line_of_the_program_that_called_the_library(tmp_path: Path) -> None:
+    embedder = polyseme.Embedder.load(small_model(tmp_path, "bert"), long_texts="truncate")
+    with pytest.warns(PolysemeWarning, match="were cut") as caught:
+        embedder.sentences(["的" * 100])
+    assert [one.filename for one in caught] == [__file__]
+
+
+def test_information_goes_to_the_log_where_no_command_line_runs(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="polyseme"), bar("train") as work:
+        say("a line")
+        work.note("a note")
+    assert [(one.name, one.levelname, one.message) for one in caplog.records] == [
+        ("polyseme", "INFO", "a line"),
+        ("polyseme", "INFO", "a note"),
+    ]
+
+
+def test_the_same_warning_is_shown_once_in_a_command() -> None:
+    for _ in range(2):
+        stream = io.StringIO()
+        with reporting(TerminalReporter(stream)):
+            for _ in range(3):
+                warn("slow")
+        assert stream.getvalue() == "slow\n"
+
+
+def test_progress_is_shown_in_a_program_that_asks_for_it(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> str:
+        with bar("embed", unit="texts") as shown:
+            shown.advance(3)
+            say("done")
+        return capsys.readouterr().err
+
+    expected = "done\nembed: 3 texts in 0 s\n"
+    assert work() == ""
+    with polyseme.show_progress():
+        assert work() == expected
+        with polyseme.show_progress(False):
+            assert work() == ""
+        found: list[str] = []
+        thread = threading.Thread(target=lambda: found.append(work()))
+        thread.start()
+        thread.join()
+        assert found == [expected]
+    assert work() == ""
+    try:
+        polyseme.show_progress()
+        assert work() == expected
+    finally:
+        polyseme.show_progress(False)
+    assert work() == ""
+
+
+def test_a_notebook_shows_bars_if_it_has_widgets_and_lines_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert not shows_bars(io.StringIO())
+    assert shows_bars(Terminal())
+    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+    widgets = types.ModuleType("ipywidgets")
+    widgets.__spec__ = importlib.machinery.ModuleSpec("ipywidgets", None)
+    monkeypatch.setitem(sys.modules, "ipywidgets", widgets)
+    assert shows_bars(io.StringIO())
+    widgets.__spec__ = None
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    assert not shows_bars(io.StringIO())
+
+
+def test_a_quiet_command_still_says_what_changes_its_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = small_model(tmp_path, "bert")
+    (tmp_path / "long.txt").write_text("的" * 100, encoding="utf-8")
+    words = ["embed", str(tmp_path / "long.txt"), "--model", str(model), "--out", str(tmp_path / "v.npy")]
+    assert main([*words, "--long-texts", "truncate", "--quiet"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("polyseme: warning: 1 of the first 1 texts are longer than the 48 tokens")

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from polyseme.checkpoints.convert import convert
     from polyseme.checkpoints.loading import load
     from polyseme.checkpoints.saving import save
+    from polyseme.cli.reporter import show_progress
     from polyseme.embedding.embedder import Embedder
     from polyseme.embedding.embedding import embed
     from polyseme.evaluation.perplexity import perplexity
@@ -55,6 +56,7 @@ __all__ = [
     "show_machine",
     "show_masks",
     "show_model",
+    "show_progress",
     "show_store",
     "show_tokens",
 ]
@@ -83,6 +85,7 @@ _MODULES = {
     "show_machine": "polyseme.inspection.machine",
     "show_masks": "polyseme.inspection.masks",
     "show_model": "polyseme.inspection.model",
+    "show_progress": "polyseme.cli.reporter",
     "show_store": "polyseme.inspection.store",
     "show_tokens": "polyseme.inspection.tokens",
 }

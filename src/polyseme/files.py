@@ -5,7 +5,6 @@ the few functions of `os` used here, so that a test can drop whatever was not ye
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -14,6 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from polyseme.errors import DataError, PolysemeError
+
+try:
+    import fcntl
+except ImportError as error:
+    raise PolysemeError(
+        "polyseme runs on Linux and macOS, not on this system; on Windows, use it inside WSL"
+    ) from error
 
 _BLOCK = 1 << 22
 _LARGEST_LFS_POINTER = 1024

@@ -1,6 +1,12 @@
-"""Progress of long work: silent in the library, drawn where a reporter is set (the command line)."""
+"""Progress of long work: drawn where a reporter is set, by the command line or by `polyseme.show_progress()`.
+
+Without one, information goes to Python's `logging` (the logger "polyseme", level INFO), and what changes a
+result or costs time to `warnings`. The library itself configures neither.
+"""
 
 import contextlib
+import logging
+import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
@@ -25,7 +31,7 @@ class Bar(Protocol):
 
 
 class Reporter(Protocol):
-    """Where progress is shown; set by `reporting`."""
+    """Where progress is shown; set by `reporting` or `set_reporter`."""
 
     def bar(
         self, label: str, *, total: float | None, unit: str
@@ -35,31 +41,53 @@ class Reporter(Protocol):
 
 
 class _Silent:
+    """No bars; lines go to the log."""
+
     @contextlib.contextmanager
     def bar(self, label: str, *, total: float | None, unit: str) -> Iterator[Bar]:
         yield self
 
     def say(self, line: str) -> None:
-        pass
+        _LOGGER.info(line)
 
     def advance(self, amount: float = 1, *, total: float | None = None, **figures: float | str) -> None:
         pass
 
     def note(self, line: str) -> None:
-        pass
+        _LOGGER.info(line)
 
 
-_reporter: ContextVar[Reporter] = ContextVar("reporter", default=_Silent())  # noqa: B039
+_LOGGER = logging.getLogger("polyseme")
+_SILENT = _Silent()
+_OURS = ("polyseme", "contextlib", "functools", "threading", "concurrent")
+"""Modules that stand between a warning and the program that it is for."""
+
+_reporter: ContextVar[Reporter | None] = ContextVar("reporter", default=None)
+_warned: ContextVar[set[str] | None] = ContextVar("warned", default=None)
+_everywhere: Reporter | None = None
+"""The reporter of all threads that have none of their own."""
+
+
+def set_reporter(reporter: Reporter | None) -> Reporter | None:
+    """Show the progress of the whole program through `reporter`, or nothing; returns the one before."""
+    global _everywhere
+    before, _everywhere = _everywhere, reporter
+    return before
+
+
+def _current() -> Reporter:
+    return _reporter.get() or _everywhere or _SILENT
 
 
 @contextlib.contextmanager
 def reporting(reporter: Reporter) -> Iterator[None]:
     """Show all progress inside the block through `reporter`."""
-    token = _reporter.set(reporter)
+    token, of_warned = _reporter.set(reporter), _warned.set(set())
     try:
         yield
     finally:
         _reporter.reset(token)
+        _warned.reset(of_warned)
 
 
 def bar(label: str, *, total: float | None = None, unit: str = "") -> contextlib.AbstractContextManager[Bar]:
@@ -67,24 +95,34 @@ def bar(label: str, *, total: float | None = None, unit: str = "") -> contextlib
 
     `total` is None where the end is unknown; `unit` is "B" for bytes, else a plural noun.
     """
-    return _reporter.get().bar(label, total=total, unit=unit)
+    return _current().bar(label, total=total, unit=unit)
 
 
 def say(line: str) -> None:
-    """One line for the user, outside any bar."""
-    _reporter.get().say(line)
+    """One line of information for the user, outside any bar."""
+    _current().say(line)
 
 
 def warn(line: str) -> None:
     """Tell the user something that changes the result or costs time.
 
-    The command line prints it; a program that uses the library gets a `PolysemeWarning` through `warnings`.
+    The command line prints it, the same line once; a program that uses the library gets a `PolysemeWarning`
+    through `warnings`, at its own line that called the library.
     """
-    reporter = _reporter.get()
-    if isinstance(reporter, _Silent):
-        warnings.warn(line, PolysemeWarning, stacklevel=2)
-    else:
+    reporter, said = _reporter.get(), _warned.get()
+    if reporter is None or said is None:
+        warnings.warn(line, PolysemeWarning, stacklevel=_levels_to_caller())
+    elif line not in said:
+        said.add(line)
         reporter.say(line)
+
+
+def _levels_to_caller() -> int:
+    """How many calls lie between `warn` and the program that called the library."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in _OURS:
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def track(items: Iterable[T], label: str, *, total: float | None = None, unit: str = "") -> Iterator[T]:

@@ -1,7 +1,5 @@
 """`polyseme fill`: blanks filled by a masked model, or by one that was trained on hidden spans."""
 
-import sys
-
 from tyro.conf import Positional
 
 from polyseme.cli.parsing import by_name
@@ -38,7 +36,7 @@ def run(options: Options) -> None:
         for text in texts:
             rows = [(f"{one.probability:.4f}", one.text) for one in filler.fill(text)]
             print_table(["", ""], rows)
-            sys.stdout.flush()
+            print(end="", flush=True)
         return
     with whole_file(Path(options.out)) as target:
         for text in texts:

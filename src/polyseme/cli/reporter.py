@@ -1,13 +1,14 @@
 """Progress on standard error: a live bar on a terminal, a plain line now and then elsewhere."""
 
 import contextlib
+import importlib.util
 import sys
 import time
 from collections.abc import Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TextIO
 
-from polyseme.progress import Bar
+from polyseme.progress import Bar, set_reporter
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -20,6 +21,7 @@ class TerminalReporter:
     """A `progress.Reporter`; bars may lie inside bars, the inner ones leave no line behind."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
+        """`stream` is standard error unless it is given; where that is closed, nothing is shown."""
         self._stream = stream or sys.stderr
         self._live: Progress | None = None
         self._depth = 0
@@ -39,12 +41,12 @@ class TerminalReporter:
         if self._live is not None:
             self._live.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
-            print(line, file=self._stream, flush=True)
+            print_line(self._stream, line)
 
     @contextlib.contextmanager
     def bar(self, label: str, *, total: float | None, unit: str) -> Iterator[Bar]:
         """Show one piece of work until the block ends."""
-        if not self._stream.isatty():
+        if self._stream is None or not shows_bars(self._stream):
             with _PlainBar(self._stream, label, total=total, unit=unit) as plain:
                 yield plain
             return
@@ -64,6 +66,7 @@ class TerminalReporter:
     def _start(self) -> "Progress":
         from polyseme.cli.live import live_progress
 
+        assert self._stream is not None
         self._live = live_progress(self._stream)
         self._live.start()
         return self._live
@@ -85,7 +88,7 @@ class _LiveBar:
 class _PlainBar:
     """Lines for a log: what, how far, how fast, how long still."""
 
-    def __init__(self, stream: TextIO, label: str, *, total: float | None, unit: str) -> None:
+    def __init__(self, stream: TextIO | None, label: str, *, total: float | None, unit: str) -> None:
         self._stream, self._label, self._total, self._unit = stream, label, total, unit
         self._done = 0.0
         self._figures: dict[str, float | str] = {}
@@ -112,7 +115,7 @@ class _PlainBar:
             self._print(self._line(now - self._began))
 
     def note(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
+        print_line(self._stream, line)
 
     def _line(self, seconds: float) -> str:
         rate = self._done / seconds
@@ -126,7 +129,45 @@ class _PlainBar:
 
     def _print(self, line: str) -> None:
         figures = in_words(self._figures)
-        print(line + (f"; {figures}" if figures else ""), file=self._stream, flush=True)
+        print_line(self._stream, line + (f"; {figures}" if figures else ""))
+
+
+class show_progress:
+    """Show bars and messages on standard error, or below the cell of a notebook, in the whole program.
+
+    Called alone it holds from then on, `False` turns it off; as a context manager it holds inside the block.
+
+    >>> with show_progress():
+    ...     pass
+    """
+
+    def __init__(self, enabled: bool = True) -> None:
+        self._before = set_reporter(TerminalReporter() if enabled else None)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        set_reporter(self._before)
+
+
+def print_line(stream: TextIO | None, line: str) -> None:
+    """One line, unless the stream is missing or closed: what is computed matters more than what is told."""
+    if stream is not None:
+        with contextlib.suppress(OSError, ValueError):
+            print(line, file=stream, flush=True)
+
+
+def shows_bars(stream: TextIO) -> bool:
+    """Whether bars can be redrawn there: on a terminal, or in a notebook that has widgets."""
+    try:
+        if stream.isatty():
+            return True
+    except (AttributeError, ValueError):
+        return False
+    return "ipykernel" in sys.modules and importlib.util.find_spec("ipywidgets") is not None
 
 
 def in_words(figures: dict[str, float | str]) -> str:

@@ -5,10 +5,12 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
+from typing import TextIO
 
 from polyseme.cli.commands import COMMANDS, UsageError, find, load, members, overview
-from polyseme.errors import PolysemeError
+from polyseme.errors import PolysemeError, PolysemeWarning
 
 REFUSED, BUG, INTERRUPTED, PIPE_CLOSED = 2, 70, 130, 141
 _ENDED_BY_SIGNAL = 128
@@ -26,10 +28,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """0, or the status of the failure: 2 the user can mend it, 70 we must, 130 interrupted, 143 ended."""
     words, switches = _take_switches(list(sys.argv[1:] if arguments is None else arguments))
     traceback = "--traceback" in switches or os.environ.get("POLYSEME_TRACEBACK", "") not in ("", "0")
+    _fill_standard_descriptors()
     try:
-        with _asked_to_end():
+        import polyseme.files  # noqa: F401 - says which systems are not served
+    except PolysemeError as error:
+        return _fail(str(error), REFUSED)
+    try:
+        with _asked_to_end(), _plain_warnings():
             _dispatch(words, switches)
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
         return 0
     except UsageError as error:
         return _fail(f"{error} (see polyseme {error.command + ' ' if error.command else ''}--help)", REFUSED)
@@ -40,12 +48,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         if traceback:
             raise
-        print("polyseme: interrupted", file=sys.stderr)
+        _tell("polyseme: interrupted")
         return INTERRUPTED
     except Ended as ended:
         if traceback:
             raise
-        print(f"polyseme: ended by {signal.Signals(ended.number).name}", file=sys.stderr)
+        _tell(f"polyseme: ended by {signal.Signals(ended.number).name}")
         return _ENDED_BY_SIGNAL + ended.number
     except Exception as error:
         if traceback:
@@ -136,5 +144,43 @@ def _is_torch_out_of_memory(error: Exception) -> bool:
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"polyseme: error: {' '.join(message.split())}", file=sys.stderr)
+    _tell(f"polyseme: error: {' '.join(message.split())}")
     return status
+
+
+def _tell(line: str) -> None:
+    from polyseme.cli.reporter import print_line
+
+    print_line(sys.stderr, line)
+
+
+def _fill_standard_descriptors() -> None:
+    """Where standard input, output or error was closed (`2>&-`), a file that is opened would else take its
+    number, and what a library prints would go into it."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Our warnings that no reporter shows (with `--quiet`, or of another thread) are one line each."""
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, PolysemeWarning):
+            _tell(f"polyseme: warning: {message}")
+        else:
+            before(message, category, filename, lineno, file, line)
+
+    with warnings.catch_warnings():
+        before, warnings.showwarning = warnings.showwarning, show
+        yield

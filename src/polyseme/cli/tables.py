@@ -28,7 +28,7 @@ def print_table(
         table.add_column(column, justify="right" if column in numbers else "left")
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in row))
-    Console(width=None if sys.stdout.isatty() else WIDE, highlight=False).print(table)
+    Console(width=_width(), highlight=False).print(table)
 
 
 def painted(pieces: Iterable[tuple[str, str]], *, between: str = "") -> None:
@@ -37,9 +37,17 @@ def painted(pieces: Iterable[tuple[str, str]], *, between: str = "") -> None:
     from rich.text import Text
 
     line = Text(between).join(Text(text, style=colour) for text, colour in pieces)
-    Console(width=None if sys.stdout.isatty() else WIDE, highlight=False).print(line, soft_wrap=True)
+    Console(width=_width(), highlight=False).print(line, soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
     """Indented JSON, Chinese as it is."""
-    sys.stdout.write(to_json(value).decode())
+    print(to_json(value).decode(), end="")
+
+
+def _width() -> int | None:
+    """None: the terminal's."""
+    try:
+        return None if sys.stdout.isatty() else WIDE
+    except (AttributeError, ValueError):  # closed, or an object that is no stream
+        return WIDE

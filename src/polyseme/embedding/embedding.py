@@ -132,7 +132,7 @@ class _Work:
         progress.say(f"going on behind {job.rows:,} vectors that are done")
         for name, now in environment().items():
             if (then := job.about.environment.get(name)) != now:
-                progress.say(
+                progress.warn(
                     f"{name} was {then} and is {now}: the job goes on, but not bit for bit as it would have"
                 )
 

@@ -73,7 +73,7 @@ class PairScorer(Scorer):
         room = self.max_length - frame.size
         sources = [np.zeros(0, np.int32) if text.source is None else text.source for text in texts]
         if cut := sum(len(source) > room for source in sources):
-            progress.say(
+            progress.warn(
                 f"{cut} of {len(texts)} first texts are longer than the {self.max_length} tokens read here; "
                 "their beginnings were read"
             )

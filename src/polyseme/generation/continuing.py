@@ -45,7 +45,7 @@ class Continuing:
             )
         cut = sum(len(row) > self.room for row in rows)
         if cut:
-            progress.say(
+            progress.warn(
                 f"{cut} of {len(rows)} prompts are longer than the {self.room} tokens that leave room for "
                 "what is to be written; their ends were read"
             )

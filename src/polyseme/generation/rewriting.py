@@ -120,7 +120,7 @@ class Rewriting:
         rows = self.tokenizer.encode_batch(texts)
         cut = sum(len(row) > room for row in rows)
         if cut:
-            progress.say(
+            progress.warn(
                 f"{cut} of {len(rows)} texts are longer than the {self.positions} tokens that this model "
                 "reads; their beginnings were read"
             )

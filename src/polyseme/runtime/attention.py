@@ -150,11 +150,11 @@ def varlen_works(device: torch.device) -> bool:
         found = plain(VarlenAttention(choices, as_plain)(product, starts))
     except (ImportError, AttributeError, RuntimeError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        progress.say(f"attention over rows of any length is not to be had on {device} ({reason})")
+        progress.warn(f"attention over rows of any length is not to be had on {device} ({reason})")
         return False
     apart = float((found - plain(PortableAttention(choices, as_plain)(product, starts))).abs().max())
     if apart > 0.05:
-        progress.say(f"attention over rows of any length is wrong by {apart:.2g} on {device} and not used")
+        progress.warn(f"attention over rows of any length is wrong by {apart:.2g} on {device} and not used")
     return apart <= 0.05
 
 

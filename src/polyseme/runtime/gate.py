@@ -45,7 +45,7 @@ class Gate:
         )
         chosen = self._best(precision)
         if precision not in ("auto", chosen):
-            progress.say(f"nothing here multiplies {precision} faster than {chosen}, which is used instead")
+            progress.warn(f"{precision} is not faster than {chosen} on this CPU; using {chosen}")
         self.threads = threads
         with torch_threads(threads):
             self.encoder = self._compile(backbone, precision=chosen)
@@ -69,8 +69,8 @@ class Gate:
                 progress.say(f"{precision}: {told}")
                 return
             better = self._best(BETTER[precision])
-            progress.say(
-                f"warning: {precision} is not good enough for this model: {told}, below {LOWEST[precision]}; "
+            progress.warn(
+                f"{precision} is not good enough for this model: {told}, below {LOWEST[precision]}; "
                 f"{better} is used instead"
             )
             self.encoder = exact if better == "fp32" else self._compile(backbone, precision=better)

@@ -59,7 +59,7 @@ class Graphs:
             problem = f"cannot be captured ({(str(error).splitlines() or [type(error).__name__])[0]})"
         if problem:
             self._refused.add(numbers)
-            progress.say(f"graphs for short texts {problem} on {self._device}: they are read call by call")
+            progress.warn(f"graphs for short texts {problem} on {self._device}: they are read call by call")
             return None
         self._done = self._done or _event()
         return _GraphRecording(graph, room, starts, states, self._done)

@@ -110,12 +110,12 @@ def works(precision: Precision) -> bool:
         else:
             result = FloatLinear(weight, None, precision, activation="gelu")(states)
     except (AttributeError, RuntimeError, TypeError) as error:
-        progress.say(f"oneDNN's {precision} products are not to be had here ({_first_line(error)})")
+        progress.warn(f"oneDNN's {precision} products are not to be had here ({_first_line(error)})")
         return False
     assert isinstance(result, Tensor)
     apart = float((result.float() - F.gelu(states @ weight.T)).abs().max())
     if apart > {"fp32": 1e-4, "bf16": 0.1, "int8": 0.2}[precision]:
-        progress.say(f"oneDNN's {precision} products are wrong by {apart:.2g} here and are not used")
+        progress.warn(f"oneDNN's {precision} products are wrong by {apart:.2g} here and are not used")
         return False
     return True
 

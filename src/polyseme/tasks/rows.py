@@ -154,7 +154,7 @@ def count_cut(rows_of_examples: Sequence[Sequence[Row]]) -> int:
 def say_cut(cut: int, *, total: int, max_length: int, name: str) -> None:
     """Say how many examples were cut, if any; `name` tells which examples these are."""
     if cut:
-        progress.say(
+        progress.warn(
             f"{name}: {cut} of {total} texts are longer than the {max_length} tokens read and were cut; "
             "long_texts=windows reads them whole"
         )

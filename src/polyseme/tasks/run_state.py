@@ -64,7 +64,7 @@ class Found:
         then = load_state(self.folder, module, optimizers).environment
         for key, now in environment().items():
             if then.get(key) != now:
-                progress.say(
+                progress.warn(
                     f"{key} was {then.get(key)} and is {now}: the run goes on, but not bit for bit as it "
                     "would have"
                 )

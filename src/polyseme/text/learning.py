@@ -240,7 +240,7 @@ def _most_frequent(
     often.sort(key=lambda token: (-counts[token], token))
     room = _room(settings)
     if len(often) > room:
-        progress.say(
+        progress.warn(
             f"{len(often) - room:,} of {len(often):,} tokens that occur {settings.min_count} times do not "
             f"fit into vocab_size={settings.vocab_size:,}; the rarest were left out"
         )

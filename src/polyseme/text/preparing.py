@@ -184,8 +184,8 @@ def _tell(manifest: Manifest) -> None:
         f"{manifest.num_documents:,} documents; {share:.2%} of the tokens are unknown"
     )
     if share > _MUCH_UNKNOWN:
-        progress.say(
-            f"warning: {share:.1%} of the tokens are unknown to this tokenizer; learn one from this text "
+        progress.warn(
+            f"{share:.1%} of the tokens are unknown to this tokenizer; learn one from this text "
             "with `polyseme tokenizer learn`, or check --encoding"
         )
 

@@ -119,6 +119,8 @@ def _check_kind(path: Path) -> None:
 
 def _open(path: Path) -> contextlib.AbstractContextManager[Any]:
     if path == STANDARD_INPUT:
+        if sys.stdin is None:
+            raise DataError("- is standard input, which is closed; name a file")
         return contextlib.nullcontext(sys.stdin.buffer)
     _check_kind(path)
     if path.is_fifo():

@@ -322,7 +322,7 @@ class _Run:
             )
         for key, now in environment().items():
             if (then := state.environment.get(key)) != now:
-                progress.say(
+                progress.warn(
                     f"{key} was {then} and is {now}: the run goes on, but not bit for bit as it would have"
                 )
         self.reached, self.tokens, self.before = state.position, state.tokens, state.seconds

@@ -54,19 +54,20 @@ def test_a_folder_and_a_pattern_are_read_in_order_and_packing_does_not_matter(
 def test_what_stands_twice_in_a_block_is_computed_once(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Embedder.vectors
-    computed: list[int] = []
+    real = Embedder.sentences
+    read: list[str] = []
 
-    def vectors_of(self: Embedder, read: Any) -> Vectors:
-        computed.append(read.num_texts)
-        return real(self, read)
+    def sentences(self: Embedder, texts: Any) -> Vectors:
+        read.extend(texts)
+        return real(self, texts)
 
-    monkeypatch.setattr(Embedder, "vectors", vectors_of)
+    monkeypatch.setattr(Embedder, "sentences", sentences)
     lines = ["很好", "差", "很好", "", "差", ""] * 100
     text = write_lines(tmp_path / "text", lines)
     embed(text, model=model, out=tmp_path / "v.npy", threads=1)
     # 600 lines are ten blocks, and each has the same three texts.
-    assert computed == [3] * 10
+    assert len(read) == 30
+    assert set(read) == {"很好", "差", ""}
     vectors = np.load(tmp_path / "v.npy")
     alone = real(Embedder.load(model, threads=1), ["很好", "差", ""])
     np.testing.assert_allclose(

@@ -74,6 +74,7 @@ def template(single: list[Any], pair: list[Any], special: dict[str, Any] = KNOWN
     [
         (steps(GROWING, GROWING, GROWING), "a text 125000 times as long, more"),
         ({"normalizer": {"type": "Prepend", "prepend": "x" * 1000}}, "a text 1001 times as long"),
+        ({"normalizer": {"type": "Prepend", "prepend": ""}}, "normalizer.prepend"),
         (steps(*[{"type": "NFC"}] * 40), "has 42 steps, more than 32"),
         (replace({"String": ""}), "normalizer.pattern.String"),
         (replace({"Regex": "(a|a)*b"}), "'(a|a)*b' of its Replace"),

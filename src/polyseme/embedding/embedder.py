@@ -83,6 +83,9 @@ class Embedder:
         self._numbers = self.layers.numbers(self._config.num_layers)
         if self.pooling == "pooler":
             self._check_pooler()
+        self.warns_once = False
+        """Warn of texts that were cut only the first time, not at each call: for a job of many calls."""
+        self._warned = False
         self._projection = self._projected(model)
         self.dimensions = self._kept_dimensions(settings.dimensions, model.after_pooling)
         """How many of a vector's numbers are given."""
@@ -122,7 +125,7 @@ class Embedder:
         `prompt_name` or `prompt` stand in the place of the embedder's own prompt for this call.
         """
         read = self.read(texts, prompt_name=prompt_name, prompt=prompt)
-        self.warn_of_cuts(read)
+        self._warn_of_cuts(read)
         try:
             return self.vectors(read)
         except NotFiniteError as error:
@@ -156,14 +159,6 @@ class Embedder:
         # A folder's own truncate_dim leaves its vectors shorter than 1, as in sentence-transformers.
         again = self.normalize and self.settings.dimensions is not None
         return shortened(vectors, self.dimensions, normalize=again)
-
-    def warn_of_cuts(self, read: TextRows) -> None:
-        """Tell the user that texts were cut; whoever reads a file in parts asks for it once."""
-        if read.cut:
-            progress.warn(
-                f"{read.cut} of the {read.num_texts} texts read so far are longer than the {self.max_length} "
-                "tokens read here and were cut; long_texts=windows reads them whole"
-            )
 
     def settle(self, read: TextRows) -> None:
         """Decide by the first of these texts whether the precision is good enough for them; only once.
@@ -224,7 +219,7 @@ class Embedder:
         """The states of each text's own tokens, `[tokens, token_width]`; fewer where the text was cut."""
         counts = np.asarray([len(of_text) for of_text in ids], dtype=np.int64)
         read = self._rows(np.concatenate([np.zeros(0, dtype=np.int32), *ids]), counts)
-        self.warn_of_cuts(read)
+        self._warn_of_cuts(read)
         self.settle(read)
         states = self._gate.encoder.states(read.rows, self._reading(None))
         frame, counted = self.tokenizer.frame, read.rows.counted
@@ -314,6 +309,14 @@ class Embedder:
         if asked is not None and asked > whole:
             raise SettingsError(f"dimensions={asked}, but the vectors of this model have {whole}")
         return asked or min(self._card.dimensions or whole, whole)
+
+    def _warn_of_cuts(self, read: TextRows) -> None:
+        if read.cut and not (self.warns_once and self._warned):
+            self._warned = True
+            progress.warn(
+                f"{read.cut} of the {read.num_texts} texts read so far are longer than the {self.max_length} "
+                "tokens read here and were cut; long_texts=windows reads them whole"
+            )
 
     def _check_pooler(self) -> None:
         if not self._config.pooler:

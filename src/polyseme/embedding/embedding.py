@@ -99,7 +99,7 @@ class _Work:
         loaded = load(model)
         self._fingerprint = reader_fingerprint(loaded)
         self._embedder = Embedder(loaded, **to_plain(settings.reader))
-        self._warned = False
+        self._embedder.warns_once = True
         self.survey = survey(text)
         if self.survey is None:
             progress.say("the text can be read only once: a job that is stopped will have to begin anew")
@@ -150,11 +150,7 @@ class _Work:
     def _vectors(self, texts: list[str]) -> Vectors:
         """One vector a text; what stands there twice is computed once."""
         numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-        read = self._embedder.read(list(numbers))
-        if read.cut and not self._warned:
-            self._warned = True
-            self._embedder.warn_of_cuts(read)
-        vectors = self._embedder.vectors(read)
+        vectors = self._embedder.sentences(list(numbers))
         return vectors[[numbers[text] for text in texts]]
 
     def _reading(self) -> TextSettings:

@@ -100,7 +100,8 @@ class Replace(_Step, frozen=True):
 
 
 class Prepend(_Step, frozen=True):
-    prepend: str
+    # The library panics where nothing is put before a text.
+    prepend: Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class Precompiled(_Step, frozen=True):
@@ -140,8 +141,8 @@ class BertPreTokenizer(_Step, frozen=True):
 class ByteLevel(_Step, frozen=True):
     """Before a model, after it, and as a decoder."""
 
-    add_prefix_space: bool = True
-    trim_offsets: bool = True
+    add_prefix_space: bool
+    trim_offsets: bool
     use_regex: bool = True
 
 

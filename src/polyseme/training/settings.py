@@ -6,7 +6,6 @@ from polyseme.checkpoints.formats import FORMATS
 from polyseme.devices import Precision
 from polyseme.records import Record, nearest
 
-
 _LARGEST = 1e30
 """Far above every useful value, and far below where single precision overflows."""
 

@@ -5,7 +5,6 @@ from typing import Literal
 from polyseme.devices import Precision
 from polyseme.records import Record
 
-
 LARGEST = 1e30
 """Of rates: far above every useful value, and far below where single precision overflows."""
 

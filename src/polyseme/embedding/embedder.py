@@ -124,7 +124,8 @@ class Embedder:
         vectors = self._joined(self._gate.encoder.vectors(read.rows, self._reading(self.pooling)), read)
         require_finite_rows(vectors, what=f"the vector in {self.precision}")
         if self.normalize:
-            lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+            with np.errstate(over="ignore"):
+                lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
             require_finite_rows(lengths, what="the length of the vector")
             vectors /= np.maximum(lengths, 1e-12)
         return vectors

@@ -13,10 +13,11 @@ import msgspec
 import tomli_w
 
 from polyseme.errors import PolysemeError, SettingsError
-from polyseme.input_files import read_small
+from polyseme.input_files import MAX_SETTINGS_BYTES, read_small
 
 _MAX_INTEGER = (1 << 64) - 1
 _MAX_DEPTH = 100
+_MAX_TOML_BYTES = 1 << 20
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -154,7 +155,11 @@ def nested(fields: Mapping[str, Any]) -> dict[str, Any]:
 def read_toml(path: Path, kind: type[R]) -> R:
     """The record that a TOML file holds, or a `SettingsError` that names file, place and rule."""
     try:
-        value = tomllib.loads(_read(path).decode("utf-8"))
+        text = _read(path, max_bytes=_MAX_TOML_BYTES).decode("utf-8")
+        # tomllib takes time with the square of a key's parts.
+        if any(line.partition("=")[0].strip().count(".") > _MAX_DEPTH for line in text.split("\n")):
+            raise RecursionError
+        value = tomllib.loads(text)
     except (RecursionError, ValueError) as error:
         raise SettingsError(_refused(str(path), "TOML", error)) from error
     return from_plain(value, kind, where=str(path))
@@ -186,9 +191,9 @@ def decode_json(content: bytes | str, *, where: str) -> Any:
         raise SettingsError(_refused(where, "JSON", error)) from error
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, *, max_bytes: int = MAX_SETTINGS_BYTES) -> bytes:
     try:
-        return read_small(path)
+        return read_small(path, max_bytes=max_bytes)
     except FileNotFoundError as error:
         raise SettingsError(f"there is no file {path}") from error
     except PolysemeError as error:

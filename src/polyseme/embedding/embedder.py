@@ -152,9 +152,9 @@ class Embedder:
             vectors = step(vectors)
         require_finite_rows(vectors, what=f"the vector in {self.precision}")
         if self.normalize:
-            require_finite_rows(
-                np.linalg.norm(vectors, axis=1, keepdims=True), what="the length of the vector"
-            )
+            with np.errstate(over="ignore"):
+                lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+            require_finite_rows(lengths, what="the length of the vector")
             vectors = unit_length(vectors)
         # A folder's own truncate_dim leaves its vectors shorter than 1, as in sentence-transformers.
         again = self.normalize and self.settings.dimensions is not None

@@ -17,7 +17,7 @@ _RULES: tuple[tuple[str, str], ...] = (
     (r"""([ (\[{<])("|'{2})""", r"\1 `` "),
     (r"(?<!\w)'(?!(?:re|ve|ll|m|t|s|d|n)\b)(?=\w)", "' "),
     # Signs: the last full stop, and commas and colons that no digit follows.
-    (r"""(?<=[^.])\.([\])}>"'»”’ ]*)\s*$""", r" . \1 "),
+    (r"""(?<=[^.])\.([\])}>"'»”’ ]*+)\s*+$""", r" . \1 "),
     # Of two in a row only the first is cut off, since a match does not begin inside another.
     (r"([:,])(\D)", r" \1 \2"),
     (r"([:,])$", r" \1 "),

@@ -49,6 +49,7 @@ BOTTOM: dict[str, tuple[str, ...]] = {
     "protobuf": (),
     "records": ("errors",),
     "files": ("errors",),
+    "integrity": ("errors", "files", "progress"),
 }
 """Modules that all may import."""
 DOORS = ("__init__", "__main__")

@@ -19,6 +19,7 @@ from polyseme.checkpoints.source import Source
 from polyseme.checkpoints.task_tensors import read_task_tensors
 from polyseme.checkpoints.undrawn import undrawn
 from polyseme.errors import CheckpointError, SettingsError
+from polyseme.integrity import checking
 from polyseme.models.initialising import initialise
 from polyseme.models.transformer.building import build
 from polyseme.models.transformer.config import TransformerConfig
@@ -39,19 +40,22 @@ def load(
     labels: Sequence[str] = (),
     pooling: str | None = None,
     dtype: torch.dtype | None = None,
+    verify: bool = True,
 ) -> Model:
     """The model of a folder or hub name, in evaluation mode, with the `heads` that are asked for.
 
     `heads` come from the file; those in `fresh` start from random values (of torch's global generator)
     instead, and those in both only where the file has none. "pooler" may be named beside the heads. A fresh
     "classification" head needs the `labels`, and pools as `pooling` says. Weights become float32 unless
-    `dtype` says otherwise. Raises `CheckpointError` for what is missing, left over, damaged or of a kind
+    `dtype` says otherwise. With `verify=False` the files of a folder of ours are not compared with the checksums
+    in its polyseme.json. Raises `CheckpointError` for what is missing, left over, damaged or of a kind
     that we do not compute.
 
     >>> model = load("hfl/chinese-bert-wwm-ext", heads=["masked-lm"])  # doctest: +SKIP
     """
     folder = resolve(name_or_folder)
-    model, _ = read_model(folder, heads=heads, fresh=fresh, labels=labels, pooling=pooling, dtype=dtype)
+    with checking(verify):
+        model, _ = read_model(folder, heads=heads, fresh=fresh, labels=labels, pooling=pooling, dtype=dtype)
     return model
 
 
@@ -79,6 +83,8 @@ def read_model(
     """
     dtype = dtype or torch.float32
     source = Source(folder, layout=layout, settings=settings)
+    if source.record is not None:
+        source.record.check_weights()
     read, drawn = source.choose(heads, fresh)
     config = source.config(pooler="pooler" in {*read, *drawn})
     check_heads(source.format, config, {*read, *drawn})

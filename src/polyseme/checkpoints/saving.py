@@ -1,5 +1,6 @@
 """Model folders out of memory, such that transformers and sentence-transformers read them too."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import msgspec
 import safetensors.torch
 from torch import Tensor
 
-from polyseme.checkpoints.cards import CARD, classifier_settings, named_classes
+from polyseme.checkpoints.cards import classifier_settings, named_classes
 from polyseme.checkpoints.formats import Format, architecture_of, check_heads, config_json, format_of
 from polyseme.checkpoints.model import NAMES_CLASSES, Card, Model
 from polyseme.checkpoints.rules import Translation
@@ -15,18 +16,23 @@ from polyseme.checkpoints.sentence_transformers import pooling_files
 from polyseme.checkpoints.task_tensors import task_tensor_files
 from polyseme.errors import CheckpointError
 from polyseme.files import whole_folder
+from polyseme.integrity import recorded
 from polyseme.models.answering import MultipleChoiceHead
 from polyseme.models.heads import ClassificationHead
 from polyseme.models.tagging import TokenClassificationHead
 from polyseme.records import to_json
 
 
-def save(model: Model, folder: str | Path, *, replace: bool = False) -> None:
+def save(
+    model: Model, folder: str | Path, *, replace: bool = False, more: Mapping[str, bytes] | None = None
+) -> None:
     """Write a model folder, whole or not at all; an existing one only gives way with `replace`.
+
+    `more` are further files of the folder, by name.
 
     Raises `CheckpointError` for what such a folder cannot say, before anything is written.
     """
-    files = files_of(model)
+    files = files_of(model, more=more)
     with whole_folder(Path(folder), replace=replace) as building:
         for name, content in files.items():
             path = building / name
@@ -34,8 +40,11 @@ def save(model: Model, folder: str | Path, *, replace: bool = False) -> None:
             path.write_bytes(content)
 
 
-def files_of(model: Model) -> dict[str, bytes]:
-    """What `save` writes, by name: for those who put the files in place themselves."""
+def files_of(model: Model, *, more: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
+    """What `save` writes, by name: for those who put the files in place themselves, in this order.
+
+    polyseme.json, which lists the others and `more` with their hashes, is the last.
+    """
     format = format_of(model.card.family)
     config = model.backbone.config
     files = {"config.json": to_json(published_settings(model, format))}  # refuses what cannot be said
@@ -46,12 +55,11 @@ def files_of(model: Model) -> dict[str, bytes]:
             token_type_ids=config.tells_segments, max_length=config.max_position_embeddings
         )
     files |= task_tensor_files(model.task_tensors)
-    files[CARD] = to_json(card_of(model))
     if model.card.pooling is not None:
         files |= pooling_files(
             model.card, hidden_size=config.hidden_size, max_positions=config.max_position_embeddings
         )
-    return files
+    return recorded({**files, **(more or {})}, to_json(card_of(model)))
 
 
 def card_of(model: Model) -> Card:

@@ -12,6 +12,7 @@ from polyseme.checkpoints.formats import format_of, read_config
 from polyseme.checkpoints.model import HEADS, READ_POOLED, TOLD_APART
 from polyseme.checkpoints.sentence_transformers import transformer_folder
 from polyseme.errors import CheckpointError, SettingsError
+from polyseme.integrity import open_record
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.records import nearest
 
@@ -22,6 +23,9 @@ class Source:
     """A model folder, opened: its settings, and its tensors by the names of its family's rules."""
 
     def __init__(self, folder: Path, *, layout: str | None = None, settings: Path | None = None) -> None:
+        self.record = open_record(folder, warn=True)
+        if self.record is not None:
+            self.record.check_small()
         self.folder = transformer_folder(folder)
         self.opened = open_folder(self.folder, layout=layout, settings=settings)
         self.plain = self.opened.plain

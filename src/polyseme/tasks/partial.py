@@ -14,10 +14,13 @@ from safetensors.torch import load as tensors_from
 from safetensors.torch import save as bytes_of
 from torch import Tensor
 
+from polyseme import progress
+from polyseme.checkpoints.cards import how_made
 from polyseme.checkpoints.fingerprints import fingerprint
-from polyseme.errors import DataError, SettingsError
-from polyseme.files import held, write_whole
-from polyseme.records import flat, read_json, to_json, to_plain
+from polyseme.errors import CheckpointError, SettingsError
+from polyseme.files import check_free, held, write_whole
+from polyseme.integrity import entries_in, entry_of, read_checked, same, write_checked
+from polyseme.records import flat, from_plain, to_json, to_plain
 from polyseme.tasks.preparation import Data, Preparation
 from polyseme.tasks.runs import Run
 from polyseme.tasks.task import ByToken, Outputs
@@ -25,7 +28,8 @@ from polyseme.tasks.ways.memory import Fit, fitting
 
 _NO_MATTER = ("machine.device", "machine.threads", "machine.batch_tokens", "machine.precision")
 """Settings that the state of a run remembers where they matter, or that change no weights."""
-_COMMAND, _FIT, _SAVING = "command.json", "fit.json", "saving"
+_OTHERWISE = "; remove the folder to begin anew, or the one file to do its part again"
+_COMMAND, _FIT = "command.json", "fit.json"
 
 
 class Partial:
@@ -42,66 +46,82 @@ class Partial:
         """How the fine-tuning fits into its memory, measured by the first of its calls only."""
         path = self.folder / _FIT
         if path.exists():
-            return read_json(path, Fit)
+            content = msgspec.json.decode(read_checked(path, otherwise=_OTHERWISE))
+            return from_plain(content, Fit, where=str(path))
         fit = fitting(shared, data)
         if fit is not None:
-            write_whole(path, to_json(fit))
+            write_checked(path, to_json(fit))
         return fit
-
-    def begin_saving(self, out: Path) -> None:
-        """Note that what lies in `out` from now on is ours; what was cut off there before goes."""
-        if (self.folder / _SAVING).exists():
-            shutil.rmtree(out, ignore_errors=True)
-        write_whole(self.folder / _SAVING, b"")
 
     def read(self, name: str) -> Run | None:
         """A run that was finished before; without weights if a run before it is better."""
         path = self.folder / f"{name}.json"
         if not path.exists():
             return None
-        plain, best = msgspec.json.decode(path.read_bytes()), self.folder / f"{name}.safetensors"
-        outputs = self.folder / f"{name}-outputs.safetensors"
+        plain = msgspec.json.decode(read_checked(path, otherwise=_OTHERWISE))
+        entries = entries_in({"files": plain.pop("files", {})}, path)
+        content = {}
+        for file, entry in entries.items():
+            if not (self.folder / file).is_file() or not same(self.folder / file, entry):
+                raise CheckpointError(f"{self.folder / file} is missing or damaged{_OTHERWISE}")
+            content[file] = (self.folder / file).read_bytes()
+        best, outputs = content.get(f"{name}.safetensors"), content.get(f"{name}-outputs.safetensors")
         return Run(
             **plain,
-            tensors=tensors_from(best.read_bytes()) if best.exists() else {},
-            outputs=_outputs(outputs.read_bytes()) if outputs.exists() else [],
+            tensors=tensors_from(best) if best is not None else {},
+            outputs=_outputs(outputs) if outputs is not None else [],
         )
 
     def write(self, name: str, run: Run) -> None:
         """Keep a finished run; its state is no longer needed."""
+        content = {}
         if run.outputs:
-            write_whole(self.folder / f"{name}-outputs.safetensors", bytes_of(_tensors(run.outputs)))
+            content[f"{name}-outputs.safetensors"] = bytes_of(_tensors(run.outputs))
         if run.tensors:
-            write_whole(self.folder / f"{name}.safetensors", bytes_of(run.tensors))
-        plain = {
+            content[f"{name}.safetensors"] = bytes_of(run.tensors)
+        for file, data in content.items():
+            write_whole(self.folder / file, data)
+        plain: dict[str, Any] = {
             field: getattr(run, field)
             for field in run.__dataclass_fields__
             if field not in ("tensors", "outputs")
         }
-        write_whole(self.folder / f"{name}.json", msgspec.json.encode(plain))
+        plain["files"] = {file: entry_of(data) for file, data in content.items()}
+        write_checked(self.folder / f"{name}.json", msgspec.json.encode(plain))
         shutil.rmtree(self.state(name), ignore_errors=True)
 
 
-def free(out: str | Path) -> Path:
-    """The folder to write, known to be free before an hour is spent."""
-    folder = Path(out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder} exists and is not empty; name another folder, or remove it first")
-    return folder
+def already_made(out: Path, command: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How the folder `out` was made, if by just this command; None where there is none.
+
+    Raises `DataError` where something else is in the way.
+    """
+    made = how_made(out)
+    if made.get("command") != command_hash(command):
+        check_free(out)
+        return None
+    progress.say(f"{out} is fine-tuned already, by the same command")
+    return made
+
+
+def command_hash(command: Mapping[str, Any]) -> str:
+    """SHA-256 of what decides the result of a fine-tuning."""
+    return hashlib.sha256(msgspec.json.encode(command, order="deterministic")).hexdigest()
 
 
 @contextlib.contextmanager
 def partial(out: str | Path | None) -> Iterator[Partial | None]:
     """The folder beside `out` while the block runs; it goes when the block ends well, or holds nothing yet.
 
-    None without `out`. Raises `DataError` where `out` is taken already, or another process writes it.
+    None without `out`. Raises `DataError` where something else than a fine-tuning is in `out` already, or
+    another process writes it.
     """
     if out is None:
         yield None
         return
     beside = Path(out).with_name(f"{Path(out).name}.partial")
-    if not (beside / _SAVING).exists():
-        free(out)
+    if "command" not in how_made(Path(out)):
+        check_free(Path(out))
     with held(beside, purpose="fine-tuning"):
         try:
             yield Partial(beside)
@@ -135,9 +155,9 @@ def check_command(place: Partial, now: dict[str, Any]) -> None:
     """Write down what is done here; refuse to go on with something else in the same folder."""
     path = place.folder / _COMMAND
     if not path.exists():
-        write_whole(path, to_json(now))
+        write_checked(path, to_json(now))
         return
-    then = msgspec.json.decode(path.read_bytes())
+    then = msgspec.json.decode(read_checked(path, otherwise=_OTHERWISE))
     for key, value in msgspec.json.decode(msgspec.json.encode(now)).items():
         if then.get(key) != value:
             shown = (

@@ -1,7 +1,7 @@
 """What the runs of a fine-tuning share: the task, the model to start from, and the rows of every file."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -120,8 +120,10 @@ class Preparation:
             outputs = self.task.tune(module, outputs, data.examples, self.inventory)
         return self.task.score(self.task.decode(outputs, data.examples, self.inventory), data.examples)
 
-    def save(self, tensors: dict[str, Tensor], folder: Path, made: dict[str, Any]) -> None:
-        """The folder of a run's weights; `made` tells of the run."""
+    def save(
+        self, tensors: dict[str, Tensor], folder: Path, made: dict[str, Any], *, more: Mapping[str, bytes]
+    ) -> None:
+        """The folder of a run's weights; `made` tells of the run, and `more` are further files."""
         with torch.random.fork_rng():
             module = self.module()
         module.load_state_dict(tensors)
@@ -143,7 +145,7 @@ class Preparation:
             labels=list(self.inventory.labels),
             problem=self.task.problem,
         )
-        self.way.save(self, module, tensors, card, folder)
+        self.way.save(self, module, tensors, card, folder, more=more)
 
     def _encoded(self, examples: Sequence[Any], name: str) -> Data:
         def rows_of(example: Any) -> tuple[Any, list[Row]]:

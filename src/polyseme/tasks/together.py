@@ -18,8 +18,16 @@ from polyseme.checkpoints.saving import save
 from polyseme.devices import environment
 from polyseme.errors import SettingsError
 from polyseme.records import flat, from_flat, to_plain
-from polyseme.tasks.finetuning import Score, keep_best, scores_of, write_journal
-from polyseme.tasks.partial import Partial, check_command, partial, settings_of, task_of
+from polyseme.tasks.finetuning import Score, journal_of, keep_best, scores_in, scores_of
+from polyseme.tasks.partial import (
+    Partial,
+    already_made,
+    check_command,
+    command_hash,
+    partial,
+    settings_of,
+    task_of,
+)
 from polyseme.tasks.preparation import Data, Preparation
 from polyseme.tasks.runs import Run
 from polyseme.tasks.runs_together import MEAN, fresh_module, run_together
@@ -83,8 +91,11 @@ def finetune_together(
                 for name, one in files.items()
             }
         left.say("finetune")
+        command = _command(shared, data, temperature)
         if place is not None:
-            check_command(place, _command(shared, data, temperature))
+            if (made := already_made(Path(str(out)), command)) is not None:
+                return _outcome_of(Path(str(out)), made)
+            check_command(place, command)
         runs, best = _run_all(shared, data, settings, temperature, place)
         outcome = TogetherOutcome(
             folder=Path(out) if out is not None else None,
@@ -95,11 +106,27 @@ def finetune_together(
             left_out=tuple(left.errors),
         )
         if outcome.folder is not None and place is not None:
-            place.begin_saving(outcome.folder)
             source = "memory" if isinstance(model, Model) else str(model)
-            _save(best, shared, settings, outcome, made={"from": source, "temperature": temperature})
-            write_journal(outcome.folder, runs)
+            made = {"from": source, "temperature": temperature, "command": command_hash(command)}
+            _save(best, shared, settings, outcome, made=made, more=journal_of(runs))
     return outcome
+
+
+def _outcome_of(folder: Path, made: dict[str, Any]) -> TogetherOutcome:
+    """What a fine-tuning that was done before came to."""
+    tasks = made["tasks"].items()
+
+    def scores(part: str) -> dict[str, dict[str, Score]]:
+        return {name: scores_in(one[part]) for name, one in tasks if one[part]}
+
+    return TogetherOutcome(
+        folder=folder,
+        examples={name: one["examples"] for name, one in tasks},
+        dev=scores("dev"),
+        test=scores("test"),
+        best_seed=made["seed"],
+        left_out=tuple(made.get("left_out", ())),
+    )
 
 
 def _run_all(
@@ -158,6 +185,7 @@ def _save(
     outcome: TogetherOutcome,
     *,
     made: dict[str, Any],
+    more: Mapping[str, bytes],
 ) -> None:
     """One folder: the backbone as transformers would write it, and all heads beside it."""
     assert outcome.folder is not None
@@ -191,7 +219,7 @@ def _save(
         },
     )
     heads = {name: value for name, value in best.tensors.items() if name.startswith("parts.")}
-    save(Model(module.backbone, card, {}, first.tokenizer, heads), outcome.folder)
+    save(Model(module.backbone, card, {}, first.tokenizer, heads), outcome.folder, more=more)
 
 
 def _by_task(of_runs: list[dict[str, float]]) -> dict[str, dict[str, Score]]:

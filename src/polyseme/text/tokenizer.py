@@ -12,6 +12,7 @@ import tokenizers
 
 from polyseme.errors import CheckpointError, SettingsError
 from polyseme.files import write_whole
+from polyseme.integrity import open_record
 from polyseme.text.codepoints import codepoints, pieces, plain_word_starts, visible
 from polyseme.text.encoded import Encoded, Int32s, Int64s
 from polyseme.text.frames import Frame, frame_of
@@ -86,7 +87,10 @@ class Tokenizer:
 
         Settings beside it (tokenizer_config.json) are respected. Anything damaged is a `CheckpointError`.
         """
-        definition, roles = read_tokenizer(Path(source))
+        place = Path(source)
+        if (record := open_record(place if place.is_dir() else place.parent)) is not None:
+            record.check_tokenizer()
+        definition, roles = read_tokenizer(place)
         return cls(definition, roles, where=str(source))
 
     def save(self, folder: str | Path) -> None:

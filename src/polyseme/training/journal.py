@@ -1,12 +1,28 @@
-"""The journal: one JSON line per report, and the curves drawn from it."""
+"""The journal: one JSON line per report, and the curves drawn from it.
 
+Each line ends with a checksum of itself. A last line that a crash cut off is dropped; a line with a changed
+byte is left out with a warning.
+"""
+
+import io
+import re
+import zlib
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from polyseme import progress
 from polyseme.errors import MissingExtra
 from polyseme.files import write_whole
+
+_CHECKED = re.compile(rb'(.*),"crc32":"([0-9a-f]{8})"\}', re.DOTALL)
+
+
+def journal_line(figures: dict[str, Any]) -> bytes:
+    """A line of a journal."""
+    body = msgspec.json.encode(figures).removesuffix(b"}")
+    return body + f',"crc32":"{zlib.crc32(body):08x}"}}\n'.encode()
 
 
 class Journal:
@@ -16,12 +32,12 @@ class Journal:
         """Go on after `step`: what was written beyond it is of a future that a resume undoes."""
         self.path = path
         kept = [line for line in read_journal(path) if line.get("step", 0) <= step]
-        write_whole(path, b"".join(msgspec.json.encode(line) + b"\n" for line in kept))
+        write_whole(path, b"".join(map(journal_line, kept)))
         self._file = path.open("ab", buffering=0)
 
     def write(self, **figures: Any) -> None:
         """Add one line."""
-        self._file.write(msgspec.json.encode(figures) + b"\n")
+        self._file.write(journal_line(figures))
 
     def close(self) -> None:
         self._file.close()
@@ -29,17 +45,23 @@ class Journal:
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
     """The journal's lines; none if there is no file."""
-    lines = []
-    if path.exists():
-        for line in path.read_bytes().splitlines():
-            try:
-                lines.append(msgspec.json.decode(line))
-            except msgspec.DecodeError:
-                continue
+    if not path.exists():
+        return []
+    lines, damaged = [], []
+    content = path.read_bytes()
+    whole, _, _ = content.rpartition(b"\n")
+    for number, line in enumerate(whole.split(b"\n") if whole else (), 1):
+        found = _CHECKED.fullmatch(line)
+        if found and f"{zlib.crc32(found[1]):08x}".encode() == found[2]:
+            lines.append(msgspec.json.decode(found[1] + b"}"))
+        else:
+            damaged.append(number)
+    if damaged:
+        progress.warn(f"{path}: line {', '.join(map(str, damaged))} is damaged and left out")
     return lines
 
 
-def draw_curves(journal: Path, picture: Path) -> None:
+def curves_of(journal: Path) -> bytes:
     """Loss over steps, training and held-out, with the unigram level, as SVG.
 
     Raises `MissingExtra` without matplotlib (extra "plots").
@@ -65,5 +87,6 @@ def draw_curves(journal: Path, picture: Path) -> None:
         axes.set_ylabel("loss (nats)")
         if axes.get_legend_handles_labels()[0]:
             axes.legend()
-        picture.parent.mkdir(parents=True, exist_ok=True)
+        picture = io.BytesIO()
         figure.savefig(picture, format="svg")
+    return picture.getvalue()

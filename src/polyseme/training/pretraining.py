@@ -18,6 +18,7 @@ from polyseme.checkpoints.saving import files_of
 from polyseme.devices import environment, pick_device, pick_precision, usable_cores
 from polyseme.errors import MissingExtra, SettingsError
 from polyseme.files import held, write_whole
+from polyseme.integrity import read_checked, write_checked
 from polyseme.models.batch import Batch
 from polyseme.objectives.samples import Integers
 from polyseme.records import from_plain, to_json, to_plain
@@ -26,7 +27,7 @@ from polyseme.text.store import Store
 from polyseme.training.building import Pretraining, begin, build_objective
 from polyseme.training.companions import check_companions, companion_files, provide
 from polyseme.training.held_out import held_out_batches, unigram_level
-from polyseme.training.journal import Journal, draw_curves, read_journal
+from polyseme.training.journal import Journal, curves_of, read_journal
 from polyseme.training.loader import Loader, Position, ahead, split_documents
 from polyseme.training.loop import Step, mean_loss, train
 from polyseme.training.measures import Decisions
@@ -282,9 +283,10 @@ class _Run:
         if not path.exists():
             if (self.folder / "config.json").exists():
                 raise SettingsError(f"{self.folder} holds a model already; name another folder")
-            write_whole(path, to_json(words))
+            write_checked(path, to_json(words))
             return
-        old = msgspec.json.decode(path.read_bytes())
+        otherwise = "; put back the file as it was, or begin anew in another folder"
+        old = msgspec.json.decode(read_checked(path, otherwise=otherwise))
         for key, value in msgspec.json.decode(msgspec.json.encode(words)).items():
             if old.get(key) != value:
                 shown = "" if key in ("recipe", "store") else f" ({old.get(key)} then, {value} now)"
@@ -321,16 +323,22 @@ class _Run:
                 self.card, recipe=to_plain(self.recipe), made=self.card.made | {"steps": self.done}
             ),
         )
-        for name, content in (*files_of(model).items(), *companion_files(self.objective, model)):
+        more = dict(companion_files(self.objective, model)) | self._curves()
+        # polyseme.json is the last: a folder in which it lists other files than are there is not complete.
+        for name, content in files_of(model, more=more).items():
             (self.folder / name).parent.mkdir(exist_ok=True)
             write_whole(self.folder / name, content)
-        try:
-            draw_curves(self.folder / "journal.jsonl", self.folder / "curves.svg")
-        except MissingExtra as error:
-            progress.say(f"no picture of the curves: {error}")
         if not finished:
             progress.say(f"stopped and saved at step {self.done}; the same command goes on from there")
         return self._outcome(self.done, finished=finished)
+
+    def _curves(self) -> dict[str, bytes]:
+        """The picture of the curves, where it can be drawn, by its name."""
+        try:
+            return {"curves.svg": curves_of(self.folder / "journal.jsonl")}
+        except MissingExtra as error:
+            progress.say(f"no picture of the curves: {error}")
+            return {}
 
     def _recall(self) -> None:
         """The last held-out figures, from the journal."""

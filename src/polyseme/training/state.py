@@ -18,7 +18,9 @@ from safetensors.torch import save as bytes_of
 from torch import Tensor
 
 from polyseme.errors import CheckpointError
-from polyseme.files import sha256, whole_folder, write_whole
+from polyseme.files import whole_folder, write_whole
+from polyseme.integrity import FileEntry, entry_of_file, read_checked, same, write_checked
+from polyseme.progress import warn
 from polyseme.records import Record, to_json
 from polyseme.training.loader import Position
 from polyseme.training.optimizers import Optimizers
@@ -42,8 +44,8 @@ class Progress(Record, frozen=True, kw_only=True):
     settled: bool
     """Whether `total_steps` is final (with --minutes it is an estimate until the cooldown begins)."""
     environment: dict[str, str | int]
-    files: dict[str, str] = {}  # noqa: RUF012  msgspec copies it for every record
-    """SHA-256 of the files beside this one."""
+    files: dict[str, FileEntry] = {}  # noqa: RUF012  msgspec copies it for every record
+    """The files beside this one."""
 
     @property
     def position(self) -> Position:
@@ -67,9 +69,10 @@ def save_state(
         write_whole(building / _OPTIMIZERS, bytes_of(_optimizer_tensors(optimizers)))
         for name, content in (more or {}).items():
             write_whole(building / name, content)
-        hashes = {name: sha256(building / name) for name in (_WEIGHTS, _OPTIMIZERS, *(more or {}))}
-        write_whole(building / _STATE, to_json(msgspec.structs.replace(progress, files=hashes)))
-    for old in folder.glob("step-*"):
+        names = (_WEIGHTS, _OPTIMIZERS, *(more or {}))
+        entries = {name: entry_of_file(building / name) for name in names}
+        write_checked(building / _STATE, to_json(msgspec.structs.replace(progress, files=entries)))
+    for old in (*folder.glob("step-*"), *folder.glob(".step-*")):  # these are of a process that was killed
         if old != target:
             shutil.rmtree(old, ignore_errors=True)
 
@@ -79,6 +82,8 @@ def newest_state(folder: Path) -> Path | None:
     found = sorted(folder.glob("step-*"), reverse=True)
     for candidate in found:
         if _complete(candidate):
+            if candidate != found[0]:
+                warn(f"{found[0]} is damaged; {candidate.name} before it is whole")
             return candidate
     if found:
         raise CheckpointError(f"{found[0]} is damaged, and there is no other state; start in another folder")
@@ -87,7 +92,7 @@ def newest_state(folder: Path) -> Path | None:
 
 def load_state(folder: Path, module: nn.Module, optimizers: Optimizers) -> Progress:
     """Fill module, optimizers and torch's generator from one state."""
-    progress = msgspec.json.decode((folder / _STATE).read_bytes(), type=Progress)
+    progress = msgspec.json.decode(read_checked(folder / _STATE), type=Progress)
     tensors = tensors_from((folder / _WEIGHTS).read_bytes())
     module.load_state_dict({name: tensors[first] for name, first in _first_names(module).items()})
     _load_optimizers(optimizers, tensors_from((folder / _OPTIMIZERS).read_bytes()))
@@ -96,11 +101,11 @@ def load_state(folder: Path, module: nn.Module, optimizers: Optimizers) -> Progr
 
 def _complete(folder: Path) -> bool:
     try:
-        progress = msgspec.json.decode((folder / _STATE).read_bytes(), type=Progress)
+        progress = msgspec.json.decode(read_checked(folder / _STATE), type=Progress)
         return bool(progress.files) and all(
-            sha256(folder / name) == digest for name, digest in progress.files.items()
+            same(folder / name, entry) for name, entry in progress.files.items()
         )
-    except (OSError, msgspec.DecodeError):
+    except (OSError, msgspec.MsgspecError, CheckpointError):
         return False
 
 

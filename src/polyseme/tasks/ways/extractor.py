@@ -10,12 +10,14 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 import torch
+import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
 from polyseme import progress
 from polyseme.checkpoints.fingerprints import fingerprint
-from polyseme.files import write_whole
+from polyseme.errors import CheckpointError
+from polyseme.integrity import read_checked, write_checked
 from polyseme.models.batch import Batch
 from polyseme.models.batching import batches_by_length
 from polyseme.models.transformer.model import Transformer
@@ -85,7 +87,7 @@ class Cache:
         for number in itertools.chain.from_iterable(order):
             self.places[names[number]] = (start, lengths[number])
             start += lengths[number]
-        done = msgspec.json.decode(note.read_bytes()) if note.exists() else {"batches": 0, "bytes": 0}
+        done, digest = _done(path, note)
         with progress.bar("features", total=len(chosen), unit="texts") as work:
             work.advance(sum(len(numbers) for numbers in order[: done["batches"]]))
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -95,13 +97,15 @@ class Cache:
                 for place, numbers in enumerate(order[done["batches"] :], done["batches"] + 1):
                     batch = collate([chosen[n] for n in numbers], padding=padding, config=config).to(device)
                     for states in self._computed(batch, [lengths[n] for n in numbers]):
-                        file.write(states.tobytes())
+                        data = states.tobytes()
+                        file.write(data)
+                        digest.update(data)
                     work.advance(len(numbers))
                     if file.tell() - done["bytes"] >= _SYNC or place == len(order):
                         file.flush()
                         os.fsync(file.fileno())
-                        done = {"batches": place, "bytes": file.tell()}
-                        write_whole(note, msgspec.json.encode(done))
+                        done = {"batches": place, "bytes": file.tell(), "xxh3": digest.hexdigest()}
+                        write_checked(note, msgspec.json.encode(done))
         size = done["bytes"] // (start * np.dtype(self.type).itemsize)
         count = len(self.extractor.layers.numbers) if self.extractor.layers.mix.learned else 1
         self.file = np.memmap(path, dtype=self.type, mode="r", shape=(start, count, size // count))
@@ -126,6 +130,26 @@ class Cache:
         found = states.float().cpu().numpy().astype(self.type)
         for row, length in enumerate(lengths):
             yield found[row, :length]
+
+
+def _done(path: Path, note: Path) -> tuple[dict[str, Any], xxhash.xxh3_128]:
+    """How far the file is whole, and the hash of that much; from the beginning where it is damaged."""
+    digest = xxhash.xxh3_128()
+    if not note.exists():
+        return {"batches": 0, "bytes": 0}, digest
+    try:
+        done: dict[str, Any] = msgspec.json.decode(read_checked(note))
+        with path.open("rb") as file:
+            left = done["bytes"]
+            while block := file.read(min(left, _SYNC)):
+                digest.update(block)
+                left -= len(block)
+        if not left and digest.hexdigest() == done["xxh3"]:
+            return done, digest
+    except (CheckpointError, FileNotFoundError):
+        pass
+    progress.warn(f"{path} is damaged; its features are computed again")
+    return {"batches": 0, "bytes": 0}, xxhash.xxh3_128()
 
 
 def _key(ids: NDArray[Any], types: NDArray[Any] | None, tells_segments: bool) -> bytes:

@@ -6,6 +6,7 @@ Devlin et al. 2019, section 5.3 and table 7; Peters et al. 2018, section 3.2.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -138,11 +139,13 @@ class Frozen(Full):
         tensors: dict[str, Tensor],
         card: Card,
         folder: Path,
+        *,
+        more: Mapping[str, bytes],
     ) -> None:
         """The network as it was, in its family's folder; beside it what was learned."""
         assert self.cache is not None
         own = {_renamed(name, "backbone.", "features."): tensor for name, tensor in tensors.items()}
-        save(Model(self.cache.extractor.backbone, card, {}, shared.tokenizer, own), folder)
+        save(Model(self.cache.extractor.backbone, card, {}, shared.tokenizer, own), folder, more=more)
 
     def stored_heads(self, head_name: str) -> list[str]:
         """None: the head stands beside the model."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,13 +67,15 @@ class Full:
         tensors: dict[str, Tensor],
         card: Card,
         folder: Path,
+        *,
+        more: Mapping[str, bytes],
     ) -> None:
         """The folder, as transformers would write it where it has the class."""
         head = shared.task.head_name
         published = ("backbone.", "head.") if head else ("backbone.",)
         own = {name: value for name, value in tensors.items() if not name.startswith(published)}
         heads = {head: module.head} if head else {}
-        save(Model(module.backbone, card, heads, shared.tokenizer, own), folder)
+        save(Model(module.backbone, card, heads, shared.tokenizer, own), folder, more=more)
 
     def stored_heads(self, head_name: str) -> list[str]:
         """The heads that `save` writes for a task whose head has this name."""

@@ -171,7 +171,11 @@ class Recorded:
             lambda name: not _WEIGHTS.fullmatch(name) and not any(name.startswith(f"{b}/") for b in beside)
         )
 
-    def _check(self, wanted: Callable[[str], object]) -> None:
+    def check_all(self) -> None:
+        """Compare every file, those included that no model is read from."""
+        self._check(lambda name: True, all_are_needed=True)
+
+    def _check(self, wanted: Callable[[str], object], *, all_are_needed: bool = False) -> None:
         if not checks_files():
             return
         for name, entry in self.files.items():
@@ -179,7 +183,7 @@ class Recorded:
             if not wanted(name):
                 continue
             if not path.is_file():
-                if is_read(name):
+                if all_are_needed or is_read(name):
                     raise CheckpointError(f"{path} is missing, but {RECORD} lists it; {self._otherwise()}")
             elif not same(path, entry):
                 raise CheckpointError(f"{path} has changed since it was written; {self._otherwise()}")

@@ -47,8 +47,8 @@ def load(
     `heads` come from the file; those in `fresh` start from random values (of torch's global generator)
     instead, and those in both only where the file has none. "pooler" may be named beside the heads. A fresh
     "classification" head needs the `labels`, and pools as `pooling` says. Weights become float32 unless
-    `dtype` says otherwise. With `verify=False` the files of a folder of ours are not compared with the checksums
-    in its polyseme.json. Raises `CheckpointError` for what is missing, left over, damaged or of a kind
+    `dtype` says otherwise. With `verify=False` the files of a folder of ours are not compared with the
+    checksums in its polyseme.json. Raises `CheckpointError` for what is missing, left over, damaged or of a kind
     that we do not compute.
 
     >>> model = load("hfl/chinese-bert-wwm-ext", heads=["masked-lm"])  # doctest: +SKIP

@@ -43,7 +43,8 @@ def save(
 def files_of(model: Model, *, more: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
     """What `save` writes, by name: for those who put the files in place themselves, in this order.
 
-    polyseme.json, which lists the others and `more` with their hashes, is the last.
+    polyseme.json lists the others and `more` with their hashes. It and config.json, without which nothing
+    reads the folder, are the last, so that a folder that is not complete is not read.
     """
     format = format_of(model.card.family)
     config = model.backbone.config
@@ -59,7 +60,8 @@ def files_of(model: Model, *, more: Mapping[str, bytes] | None = None) -> dict[s
         files |= pooling_files(
             model.card, hidden_size=config.hidden_size, max_positions=config.max_position_embeddings
         )
-    return recorded({**files, **(more or {})}, to_json(card_of(model)))
+    files = recorded({**files, **(more or {})}, to_json(card_of(model)))
+    return files | {"config.json": files.pop("config.json")}
 
 
 def card_of(model: Model) -> Card:

@@ -16,9 +16,9 @@ from polyseme import progress
 from polyseme.checkpoints.model import Model
 from polyseme.checkpoints.saving import files_of
 from polyseme.devices import environment, pick_device, pick_precision, usable_cores
-from polyseme.errors import MissingExtra, SettingsError
+from polyseme.errors import CheckpointError, MissingExtra, SettingsError
 from polyseme.files import held, write_whole
-from polyseme.integrity import read_checked, write_checked
+from polyseme.integrity import open_record, read_checked, write_checked
 from polyseme.models.batch import Batch
 from polyseme.objectives.samples import Integers
 from polyseme.records import from_plain, to_json, to_plain
@@ -135,7 +135,9 @@ class _Run:
             progress.say(f"{self.folder} is already trained for {first} steps")
             self._recall()
             self.done = first
-            return self._finish()  # again: the run may have been killed between its last state and its files
+            if self._is_complete():
+                return self._outcome(first, finished=True)
+            return self._finish()  # it was killed between its last state and its files, or they are damaged
         self.started = self.saved = self.shown = time.perf_counter()
         self.done = first
         with ExitStack() as stack:
@@ -324,13 +326,23 @@ class _Run:
             ),
         )
         more = dict(companion_files(self.objective, model)) | self._curves()
-        # polyseme.json is the last: a folder in which it lists other files than are there is not complete.
         for name, content in files_of(model, more=more).items():
             (self.folder / name).parent.mkdir(exist_ok=True)
             write_whole(self.folder / name, content)
         if not finished:
             progress.say(f"stopped and saved at step {self.done}; the same command goes on from there")
         return self._outcome(self.done, finished=finished)
+
+    def _is_complete(self) -> bool:
+        """Whether the model's files are there, as they were written at this step."""
+        try:
+            record = open_record(self.folder)
+            if record is None or record.plain.get("made", {}).get("steps") != self.done:
+                return False
+            record.check_all()
+        except CheckpointError:
+            return False
+        return True
 
     def _curves(self) -> dict[str, bytes]:
         """The picture of the curves, where it can be drawn, by its name."""

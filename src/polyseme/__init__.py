@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from polyseme.inspection.model import show_model
     from polyseme.inspection.store import show_store
     from polyseme.inspection.tokens import show_tokens
+    from polyseme.inspection.verifying import verify
     from polyseme.tasks.finetuning import finetune
     from polyseme.tasks.predicting import evaluate, predict
     from polyseme.text.preparing import prepare
@@ -57,6 +58,7 @@ __all__ = [
     "show_model",
     "show_store",
     "show_tokens",
+    "verify",
 ]
 
 _MODULES = {
@@ -85,6 +87,7 @@ _MODULES = {
     "show_model": "polyseme.inspection.model",
     "show_store": "polyseme.inspection.store",
     "show_tokens": "polyseme.inspection.tokens",
+    "verify": "polyseme.inspection.verifying",
 }
 
 

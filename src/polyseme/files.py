@@ -102,10 +102,10 @@ def whole_file(path: Path) -> Iterator[WholeFile | Stream]:
                 stream.close()
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    target = followed(path)
-    if target.is_dir():
-        raise DataError(f"{path} is a folder; name a file")
     with disk_errors(path):
+        target = followed(path)
+        if target.is_dir():
+            raise DataError(f"{path} is a folder; name a file")
         file = WholeFile(target.with_name(f".{target.name}.part"))
         try:
             yield file
@@ -136,15 +136,18 @@ def special(path: Path) -> str | None:
 
 def followed(path: Path) -> Path:
     """Where a path leads through symbolic links, to something that exists or not; others stay as they are."""
-    return Path(os.path.realpath(path)) if path.is_symlink() else path
+    if not path.is_symlink():
+        return path
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return target
 
 
 def regular_output(path: Path, *, command: str) -> Path:
     """The path of a file that can be replaced, links followed; a `DataError` for devices and pipes."""
     if (kind := special(path)) is not None:
-        raise DataError(
-            f"{path} is {kind}; {command} needs a file that can be read again, name one with --out"
-        )
+        raise DataError(f"{path} is {kind}, and {command} writes into a file at several places; name a file")
     if followed(path).is_dir():
         raise DataError(f"{path} is a folder; name a file")
     return followed(path)

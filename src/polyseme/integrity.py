@@ -130,6 +130,11 @@ def without_checksum(content: bytes, *, where: Path, otherwise: str = "") -> byt
     return body + b"\n}"
 
 
+def has_checksum(content: bytes) -> bool:
+    """Whether a JSON object ends with a checksum, be it right or not."""
+    return _CHECKSUM.search(content) is not None
+
+
 def write_checked(path: Path, content: bytes) -> None:
     """Write a JSON object with a checksum, at once."""
     write_whole(path, with_checksum(content))

@@ -48,8 +48,8 @@ def load(
     instead, and those in both only where the file has none. "pooler" may be named beside the heads. A fresh
     "classification" head needs the `labels`, and pools as `pooling` says. Weights become float32 unless
     `dtype` says otherwise. With `verify=False` the files of a folder of ours are not compared with the
-    checksums in its polyseme.json. Raises `CheckpointError` for what is missing, left over, damaged or of a kind
-    that we do not compute.
+    checksums in its polyseme.json. Raises `CheckpointError` for what is missing, left over, damaged or of a
+    kind that we do not compute.
 
     >>> model = load("hfl/chinese-bert-wwm-ext", heads=["masked-lm"])  # doctest: +SKIP
     """

@@ -10,9 +10,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from polyseme import progress
 from polyseme.embedding.parquet_footers import MAGIC, RowGroup, joined, split
 from polyseme.embedding.quantising import Packing, Vectors
-from polyseme.errors import DataError, MissingExtra
+from polyseme.errors import CheckpointError, DataError, MissingExtra
+from polyseme.files import followed
+from polyseme.integrity import read_checked
 from polyseme.records import Record
 
 Rows = NDArray[Any]
@@ -71,9 +74,12 @@ def made(path: Path) -> Made | None:
     try:
         if path.suffix in TELLING:
             return TELLING[path.suffix](path)
-        told = msgspec.json.decode(beside(path).read_bytes(), type=Made)
+        told = msgspec.json.decode(read_checked(beside(path)), type=Made)
         return told if told.bytes == path.stat().st_size else None
     except (OSError, msgspec.DecodeError):
+        return None
+    except CheckpointError as error:
+        progress.warn(f"{error}; {path} cannot tell how it was made")
         return None
 
 
@@ -83,7 +89,7 @@ def read_vectors(path: str | Path) -> Vectors:
     >>> read_vectors("v.parquet").shape  # doctest: +SKIP
     (1000, 384)
     """
-    path = Path(path)
+    path = followed(Path(path))
     told = made(path)
     if told is None:
         raise DataError(f"{path} does not say how its vectors were made; name a file that embed wrote")

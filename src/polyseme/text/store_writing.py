@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import xxhash
@@ -138,6 +140,26 @@ class StoreWriter:
         file = self._open.pop(name)
         self._files[name] = file.close()
         self._checksums[name] = file.blocks
+
+
+def accept_store(folder: Path) -> None:
+    """Take the files of a store as they are now for what its manifest and its checksums list."""
+    path = folder / MANIFEST
+    plain = msgspec.json.decode(path.read_bytes())
+    plain.pop("checksum", None)
+    names = (name for shard in range(len(plain["shards"])) for name in (ids_name(shard), marks_name(shard)))
+    size = np.dtype(plain["id_type"]).itemsize
+    by_file = ([*_blocks(folder / name, BLOCK * (size if name.startswith("ids-") else 1))] for name in names)
+    pairs = [pair for ids in by_file for pair in zip(ids, next(by_file), strict=True)]
+    files.write_whole(folder / CHECKSUMS, np.array(pairs, dtype="<u8").tobytes())
+    plain["files"] = {name: entry_of_file(folder / name) for name in plain["files"]}
+    write_checked(path, to_json(plain))
+
+
+def _blocks(path: Path, size: int) -> Iterator[int]:
+    with path.open("rb") as file:
+        while block := file.read(size):
+            yield xxhash.xxh3_64_intdigest(block)
 
 
 class _HashedFile:

@@ -45,10 +45,21 @@ class Journal:
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
     """The journal's lines; none if there is no file."""
-    if not path.exists():
-        return []
-    lines, damaged = [], []
-    content = path.read_bytes()
+    lines, damaged = _read(path)
+    if damaged:
+        progress.warn(f"{path}: line {', '.join(map(str, damaged))} is damaged and left out")
+    return lines
+
+
+def damaged_lines(path: Path) -> list[int]:
+    """The numbers of the lines that are not as they were written; one that is cut off at the end is none."""
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
+    lines: list[dict[str, Any]] = []
+    damaged: list[int] = []
+    content = path.read_bytes() if path.exists() else b""
     whole, _, _ = content.rpartition(b"\n")
     for number, line in enumerate(whole.split(b"\n") if whole else (), 1):
         found = _CHECKED.fullmatch(line)
@@ -56,9 +67,7 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
             lines.append(msgspec.json.decode(found[1] + b"}"))
         else:
             damaged.append(number)
-    if damaged:
-        progress.warn(f"{path}: line {', '.join(map(str, damaged))} is damaged and left out")
-    return lines
+    return lines, damaged
 
 
 def curves_of(journal: Path) -> bytes:

@@ -142,11 +142,11 @@ def writer(tmp_path: Path) -> "subprocess.Popen[str]":
 def test_two_processes_do_not_write_the_same_output(tmp_path: Path, writer: "subprocess.Popen[str]") -> None:
     try:
         with pytest.raises(
-            DataError, match="another process is writing .*/file; wait for it, or name another"
+            DataError, match=r"another process is writing .*/file; wait for it, or name another"
         ):
             write_whole(tmp_path / "file", b"mine")
         with (
-            pytest.raises(DataError, match="another process is writing .*/folder; wait for it, or name"),
+            pytest.raises(DataError, match=r"another process is writing .*/folder; wait for it, or name"),
             whole_folder(tmp_path / "folder"),
         ):
             pass

@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import xxhash
@@ -131,8 +131,9 @@ def without_checksum(content: bytes, *, where: Path, otherwise: str = "") -> byt
 
 
 def has_checksum(content: bytes) -> bool:
-    """Whether a JSON object ends with a checksum, be it right or not."""
-    return _CHECKSUM.search(content) is not None
+    """Whether a JSON object ends with a checksum, right or not, even if one byte of it has changed."""
+    end = content[-100:]
+    return b'"checksum"' in end or re.search(rb"[0-9a-f]{64}", end) is not None
 
 
 def write_checked(path: Path, content: bytes) -> None:
@@ -172,6 +173,9 @@ class Recorded:
     def check_small(self) -> None:
         """Compare all other files, and refuse one that would be read and is not listed, or is missing."""
         beside = {name.rpartition("/")[0] for name in self.files if name.endswith(f"/{RECORD}")}
+        for name in self.files if checks_files() else ():
+            if is_read(name) and not (self.folder / name).is_file():
+                self._refuse(f"{self.folder / name} is missing, but {RECORD} lists it")
         self._check(
             lambda name: not _WEIGHTS.fullmatch(name) and not any(name.startswith(f"{b}/") for b in beside)
         )
@@ -189,9 +193,9 @@ class Recorded:
                 continue
             if not path.is_file():
                 if all_are_needed or is_read(name):
-                    raise CheckpointError(f"{path} is missing, but {RECORD} lists it; {self._otherwise()}")
+                    self._refuse(f"{path} is missing, but {RECORD} lists it")
             elif not same(path, entry):
-                raise CheckpointError(f"{path} has changed since it was written; {self._otherwise()}")
+                self._refuse(f"{path} has changed since it was written")
         for name in readable(self.folder):
             if wanted(name) and name not in self.files:
                 raise CheckpointError(
@@ -199,9 +203,10 @@ class Recorded:
                     f"is intended: polyseme verify {self.folder} --accept"
                 )
 
-    def _otherwise(self) -> str:
-        return (
-            f"fetch or write the folder again, or if this is intended: polyseme verify {self.folder} --accept"
+    def _refuse(self, what: str) -> NoReturn:
+        raise CheckpointError(
+            f"{what}; fetch or write the folder again, or if this is intended: "
+            f"polyseme verify {self.folder} --accept"
         )
 
 

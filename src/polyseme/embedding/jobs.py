@@ -131,6 +131,10 @@ class Job:
 
     def check(self) -> str:
         """What is wrong with the blocks that are done; empty where nothing is."""
+        head = self._format.head(0)
+        with self._vectors.open("rb") as vectors:
+            if vectors.read(len(head)) != head:
+                return "damaged at its beginning"
         _, torn = self._count()
         return "" if torn else f"damaged behind its first {self.rows:,} vectors"
 
@@ -143,7 +147,9 @@ class Job:
                 line = _decoded(text)
                 block = vectors.read(line.length) if line else b""
                 if line is None or (len(block), zlib.crc32(block)) != (line.length, line.crc):
-                    return kept, not journal.read(1)
+                    # A changed line end makes a line look torn; without it, this one is whole.
+                    torn = not text.endswith(b"\n") and _decoded(text[:-1] + b"\n") is None
+                    return kept, torn
                 kept += len(text)
                 self._size += line.length
                 self.rows += line.rows

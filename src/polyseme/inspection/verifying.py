@@ -74,6 +74,7 @@ class _Search:
         self.folder = folder
         self.damaged: dict[str, str] = {}
         self.seen: dict[Path, int] = {}
+        self.compared: set[Path] = set()
 
     def verified(self) -> Verified:
         paths = list(_files(self.folder))
@@ -105,8 +106,9 @@ class _Search:
             return
         for name, entry in entries.items():
             file = path.parent / name
-            if file in self.seen:
+            if file in self.compared:
                 continue
+            self.compared.add(file)
             if not file.is_file():
                 self.damaged[self._name(file)] = f"missing, but listed in {path.name}"
                 continue

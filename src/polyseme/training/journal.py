@@ -16,6 +16,7 @@ from polyseme import progress
 from polyseme.errors import MissingExtra
 from polyseme.files import write_whole
 
+_END = re.compile(rb'"crc32":"[0-9a-f]{8}"\}')
 _CHECKED = re.compile(rb'(.*),"crc32":"([0-9a-f]{8})"\}', re.DOTALL)
 
 
@@ -60,8 +61,10 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
     lines: list[dict[str, Any]] = []
     damaged: list[int] = []
     content = path.read_bytes() if path.exists() else b""
-    whole, _, _ = content.rpartition(b"\n")
-    for number, line in enumerate(whole.split(b"\n") if whole else (), 1):
+    *whole, rest = content.split(b"\n")
+    if _END.search(rest):  # no torn line: it is complete, whether its end is as it was or not
+        whole.append(rest)
+    for number, line in enumerate(whole, 1):
         found = _CHECKED.fullmatch(line)
         if found and f"{zlib.crc32(found[1]):08x}".encode() == found[2]:
             lines.append(msgspec.json.decode(found[1] + b"}"))

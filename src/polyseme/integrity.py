@@ -5,7 +5,7 @@ can check it, and XXH3 (128 bits), which costs a tenth of that and is compared w
 record is JSON whose last field, `checksum`, is the SHA-256 of all before it, so a changed byte of the record
 itself is noticed too. Folders without a record (other libraries' models) are read as they are.
 
-What is checked when: README, "Damage is noticed". `POLYSEME_VERIFY=0` in the environment, or `verify=False`
+What is checked when: docs/integrity.md. `POLYSEME_VERIFY=0` in the environment, or `verify=False`
 where a function has it, leaves models and stores unchecked.
 """
 

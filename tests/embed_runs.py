@@ -99,5 +99,5 @@ class Runner:
 
 def done(out: Path) -> int:
     """Blocks that the journal of an unfinished job counts."""
-    journal = out.with_name(f".{out.name}.embedding") / "journal.jsonl"
+    journal = out.with_name(f".{out.name}.embedding") / "journal"
     return journal.read_bytes().count(b"\n") if journal.exists() else 0

@@ -15,6 +15,7 @@ from polyseme.checkpoints.loading import load
 from polyseme.checkpoints.model import Model
 from polyseme.checkpoints.saving import save
 from polyseme.errors import CheckpointError
+from polyseme.integrity import accept_folder
 from polyseme.models.batch import Batch
 from polyseme.models.pooling import pool
 
@@ -137,5 +138,6 @@ def test_vectors_that_we_do_not_compute_are_refused(
     model.card = msgspec.structs.replace(model.card, pooling="mean")
     save(model, tmp_path / "ours")
     (tmp_path / "ours" / file).write_text(json.dumps(content))
+    accept_folder(tmp_path / "ours")
     with pytest.raises(CheckpointError, match=message):
         load(tmp_path / "ours")

@@ -154,12 +154,12 @@ def zero_vectors(folder: Path) -> None:
 
 
 def cut_journal(folder: Path) -> None:
-    os.truncate(folder / "journal.jsonl", (folder / "journal.jsonl").stat().st_size - 1)
+    os.truncate(folder / "journal", (folder / "journal").stat().st_size - 1)
 
 
 def zero_journal(folder: Path) -> None:
-    size = (folder / "journal.jsonl").stat().st_size
-    with (folder / "journal.jsonl").open("r+b") as file:
+    size = (folder / "journal").stat().st_size
+    with (folder / "journal").open("r+b") as file:
         file.seek(size - 10)
         file.write(bytes(10))
 

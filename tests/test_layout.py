@@ -51,6 +51,7 @@ BOTTOM: dict[str, tuple[str, ...]] = {
     "input_files": ("errors",),
     "records": ("errors", "input_files"),
     "files": ("errors",),
+    "integrity": ("errors", "files", "input_files", "progress", "records"),
 }
 """Modules that all may import."""
 DOORS = ("__init__", "__main__")

@@ -1,7 +1,9 @@
 """Runs with a second network beside the model: a generator that is kept, a teacher that is not."""
 
 import hashlib
+import itertools
 import json
+import os
 import re
 import shutil
 import signal
@@ -30,7 +32,7 @@ from polyseme.training.companions import provide
 from polyseme.training.distilling import distill
 from polyseme.training.journal import read_journal
 from polyseme.training.optimizers import build_optimizers
-from polyseme.training.pretraining import pretrain
+from polyseme.training.pretraining import _Run, pretrain
 from polyseme.training.recipes import changed, read_recipe, sized
 from polyseme.training.settings import TrainingSettings
 from polyseme.training.state import newest_state
@@ -324,3 +326,69 @@ def test_the_generators_of_the_recipe_have_the_published_sizes(store: Store) -> 
         "base": (256, 1024, 4, 768),
         "large": (256, 1024, 4, 1024),
     }
+
+
+def test_a_run_killed_anywhere_in_its_last_files_is_completed_by_the_same_command(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What says that a folder is complete is written last: until then nothing reads it."""
+    ended: list[Path] = []
+
+    def finish(run: Any) -> Any:
+        """The end of a run in forked processes, each killed behind another call that changes the disk."""
+        for number in itertools.count(1, step=4):
+            folder = tmp_path / f"killed-{number}"
+            shutil.copytree(run.folder, folder)
+            run.folder = folder
+            child = os.fork()
+            if child == 0:
+                die_behind_call(number)
+                original(run)
+                os._exit(0)
+            _, status = os.waitpid(child, 0)
+            ended.append(folder)
+            if os.waitstatus_to_exitcode(status) == 0:
+                break
+        return original(run)
+
+    original = _Run._finish
+    monkeypatch.setattr(_Run, "_finish", finish)
+    monkeypatch.setattr("polyseme.training.pretraining.curves_of", lambda journal: b"<svg/>")
+    pretrain(**options(store, tmp_path / "run", steps=1))
+    monkeypatch.undo()
+    whole = ended.pop()
+    assert len(ended) > 15
+    complete = 0
+    for folder in ended:
+        try:
+            load(folder, heads=["replaced-token"])
+            load(folder / "generator", heads=["masked-lm"])
+        except CheckpointError:
+            continue
+        complete += 1
+        assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == {
+            path.name for path in whole.iterdir() if not path.name.startswith(".")
+        }
+    assert complete < 4
+    for folder in ended[:: len(ended) // 4]:
+        outcome = pretrain(**options(store, folder, steps=1))
+        assert outcome.finished
+        assert digests(folder) == digests(whole)
+        assert sorted(path.name for path in folder.rglob("*")) == sorted(p.name for p in whole.rglob("*"))
+
+
+def die_behind_call(number: int) -> None:
+    """Let this process end, as if killed, behind its call of that number that changes the disk."""
+    left = itertools.count(number - 1, -1)
+
+    def dying(real: Any) -> Any:
+        def call(*arguments: Any, **named: Any) -> Any:
+            result = real(*arguments, **named)
+            if next(left) == 0:
+                os._exit(1)
+            return result
+
+        return call
+
+    for name in ("open", "write", "fsync", "replace", "mkdir", "unlink", "rmdir"):
+        setattr(os, name, dying(getattr(os, name)))

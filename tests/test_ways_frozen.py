@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import xxhash
 from small_models import small_model
 from test_finetuning import reviews
 
 from polyseme.checkpoints.loading import load
-from polyseme.errors import SettingsError
+from polyseme.errors import PolysemeWarning, SettingsError
+from polyseme.integrity import write_checked
 from polyseme.models.batch import Batch
 from polyseme.tasks.finetuning import Outcome, finetune
 from polyseme.tasks.predicting import evaluate
@@ -114,10 +116,18 @@ def test_cached_features_equal_computed_ones(folder: Path, tmp_path: Path, writt
     # A killed call leaves more bytes than it noted; the next one writes them anew.
     note = file.with_suffix(".json")
     written_before = json.loads(note.read_text())
-    note.write_text(json.dumps({"batches": 1, "bytes": written_before["bytes"] * 30 // 64}))
+    size = written_before["bytes"] * 30 // 64
+    found = {"batches": 1, "bytes": size, "xxh3": xxhash.xxh3_128_hexdigest(content[:size])}
+    write_checked(note, json.dumps(found).encode())
     file.write_bytes(content[: len(content) // 2] + b"broken")
     cache(rows)
     assert file.read_bytes() == content
+    for damaged in (note, file):
+        whole = damaged.read_bytes()
+        damaged.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+        with pytest.warns(PolysemeWarning, match="is damaged; its features are computed again"):
+            cache(rows)
+        assert damaged.read_bytes() == whole
     unknown = collate([Row(np.array([5, 6, 7], np.int32))], padding=0, config=config)
     assert torch.equal(cached(unknown)[0], extractor(unknown)[0])
 

@@ -111,13 +111,34 @@ def test_what_is_cut_off_while_it_is_saved_is_saved_again(
     options = words(folder, tmp_path / "out") | {"way": "full", "epochs": 1, "seeds": (1,)}
     finetune("classification", **options | {"out": tmp_path / "whole"})
     with monkeypatch.context() as patched:
-        patched.setattr("polyseme.tasks.finetuning.write_whole", lambda *arguments: pytest.fail("cut off"))
+        patched.setattr("polyseme.checkpoints.saving.recorded", lambda *arguments: pytest.fail("cut off"))
         with pytest.raises(pytest.fail.Exception):
             finetune("classification", **options)
-    assert (tmp_path / "out" / "model.safetensors").exists()
+    assert not (tmp_path / "out").exists()
     monkeypatch.setattr(
         "polyseme.tasks.finetuning.run", lambda *arguments, **named: pytest.fail("trained again")
     )
     finetune("classification", **options)
     for name in ("model.safetensors", "journal.jsonl"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_fine_tuning_that_ended_a_moment_ago_is_done_already(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed when its folder was there and its state not yet gone, it is not trained again nor refused."""
+    options = words(folder, tmp_path / "out") | {"way": "full", "epochs": 1}
+    test = {"test": folder / "dev.tsv"}
+    first = finetune("classification", **options, **test)
+    content = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    monkeypatch.setattr("polyseme.tasks.finetuning.run", lambda *arguments, **named: pytest.fail("trained"))
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "left").touch()
+    again = finetune("classification", **options, **test)
+    assert (again.dev, again.test, again.best_seed) == (first.dev, first.test, first.best_seed)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == content
+    assert not (tmp_path / "out.partial").exists()
+    for other in ({"epochs": 2}, {"train": folder / "dev.tsv"}, {"seeds": (1,)}):
+        with pytest.raises(DataError, match="out exists and is not empty; name another folder, or remove it"):
+            finetune("classification", **options | other, **test)
+        assert not (tmp_path / "out.partial").exists()

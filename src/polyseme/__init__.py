@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from polyseme.inspection.model import show_model
     from polyseme.inspection.store import show_store
     from polyseme.inspection.tokens import show_tokens
+    from polyseme.inspection.verifying import verify
     from polyseme.tasks.finetuning import finetune
     from polyseme.tasks.predicting import evaluate, predict
     from polyseme.text.preparing import prepare
@@ -59,6 +60,7 @@ __all__ = [
     "show_progress",
     "show_store",
     "show_tokens",
+    "verify",
 ]
 
 _MODULES = {
@@ -88,6 +90,7 @@ _MODULES = {
     "show_progress": "polyseme.cli.reporter",
     "show_store": "polyseme.inspection.store",
     "show_tokens": "polyseme.inspection.tokens",
+    "verify": "polyseme.inspection.verifying",
 }
 
 

@@ -9,9 +9,10 @@ from polyseme.checkpoints.json_files import read_object
 from polyseme.checkpoints.model import FORMAT_VERSION, Card
 from polyseme.checkpoints.sentence_transformers import read_pooling
 from polyseme.errors import CheckpointError, SettingsError
+from polyseme.integrity import FIELDS, RECORD, open_record
 from polyseme.records import from_plain
 
-CARD = "polyseme.json"
+CARD = RECORD
 
 _PROBLEMS: dict[str, Literal["single", "multi", "regression"]] = {
     "single_label_classification": "single",
@@ -43,6 +44,7 @@ def read_card(folder: Path, plain: dict[str, Any], *, classes: int | None) -> Ca
 def how_made(folder: Path) -> dict[str, Any]:
     """`Card.made` of a folder on this machine, before anything else of it is read; empty without a card."""
     path = folder / CARD
+    open_record(folder)  # refuses one that has changed
     made = read_object(path).get("made") if path.exists() else None
     return made if isinstance(made, dict) else {}
 
@@ -68,7 +70,7 @@ def _own_card(folder: Path, plain: dict[str, Any]) -> Card:
     family = plain["model_type"]
     if not path.exists():
         return Card(family=family)
-    content = read_object(path)
+    content = {key: value for key, value in read_object(path).items() if key not in FIELDS}
     version = content.get("format_version")
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise CheckpointError(

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 
+from polyseme import progress
 from polyseme.checkpoints.filling import Reading, listed
 from polyseme.checkpoints.foreign.writing import tensorflow_files
 from polyseme.checkpoints.hub import resolve
@@ -85,6 +86,7 @@ def convert(
     other heads are left out. Tensors whose names in the file match a pattern in `ignore` ("crf.*") are left
     out, and the receipt names them. With `check` the receipt, which is for printing, tells how far the
     outputs are from those of transformers, or whether what was written for TensorFlow reads back bit by bit.
+    A target that has just these files already is left alone.
     """
     folder = resolve(source)
     file = None if settings is None else Path(settings)
@@ -99,16 +101,27 @@ def convert(
             "name the heads to keep in heads= if the rest may go"
         )
     files, unheeded = tensorflow_files(model) if to == "tensorflow" else (files_of(model), {})
-    with whole_folder(Path(target)) as building:
-        for name, content in files.items():
-            path = building / name
-            path.parent.mkdir(exist_ok=True)
-            path.write_bytes(content)
+    if _is_there(Path(target), files):
+        progress.say(f"{target} is converted already, from this model in this form")
+    else:
+        with whole_folder(Path(target)) as building:
+            for name, content in files.items():
+                path = building / name
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(content)
     receipt = replace(_receipt(model, reading), unheeded=unheeded)
     if not check:
         return receipt
     compare = _read_back if to == "tensorflow" else compared_with_transformers
     return replace(receipt, checked=compare(model, Path(target)))
+
+
+def _is_there(folder: Path, files: Mapping[str, bytes]) -> bool:
+    """Whether a folder holds these files and nothing else, byte for byte."""
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return names == files.keys() and all(
+        (folder / name).read_bytes() == content for name, content in files.items()
+    )
 
 
 def _receipt(model: Model, reading: Reading) -> Receipt:

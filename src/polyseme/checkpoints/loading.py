@@ -21,6 +21,7 @@ from polyseme.checkpoints.task_tensors import read_task_tensors
 from polyseme.checkpoints.undrawn import compute_buffers, undrawn
 from polyseme.checkpoints.weights import Stored
 from polyseme.errors import CheckpointError, SettingsError
+from polyseme.integrity import checking
 from polyseme.models.initialising import initialise
 from polyseme.models.transformer.building import build
 from polyseme.models.transformer.config import TransformerConfig
@@ -45,6 +46,7 @@ def load(
     pooling: str | None = None,
     dtype: torch.dtype | None = None,
     ignore: Sequence[str] = (),
+    verify: bool = True,
 ) -> Model:
     """The model of a folder or hub name, in evaluation mode, with the `heads` that are asked for.
 
@@ -52,15 +54,17 @@ def load(
     instead, and those in both only where the file has none. "pooler" may be named beside the heads. A fresh
     "classification" head needs the `labels`, and pools as `pooling` says. Weights become float32 unless
     `dtype` says otherwise. Tensors whose names in the file match a pattern in `ignore` ("crf.*") are
-    left out. Raises `CheckpointError` for what is missing, left over, damaged or of a kind that we do not
-    compute.
+    left out. With `verify=False` the files of a folder of ours are not compared with the checksums in its
+    polyseme.json. Raises `CheckpointError` for what is missing, left over, damaged or of a kind that we do
+    not compute.
 
     >>> model = load("hfl/chinese-bert-wwm-ext", heads=["masked-lm"])  # doctest: +SKIP
     """
     folder = resolve(name_or_folder)
-    model, _ = read_model(
-        folder, heads=heads, fresh=fresh, labels=labels, pooling=pooling, dtype=dtype, ignore=ignore
-    )
+    with checking(verify):
+        model, _ = read_model(
+            folder, heads=heads, fresh=fresh, labels=labels, pooling=pooling, dtype=dtype, ignore=ignore
+        )
     return model
 
 
@@ -93,6 +97,8 @@ def read_model(
     """
     dtype = dtype or torch.float32
     source = Source(folder, layout=layout, settings=settings, stored=stored, ignore=ignore)
+    if source.record is not None and stored is None:
+        source.record.check_weights()
     read, drawn = source.choose(heads, fresh)
     config = source.config(pooler="pooler" in {*read, *drawn})
     check_heads(source.format, config, {*read, *drawn})

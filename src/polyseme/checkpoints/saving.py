@@ -1,5 +1,6 @@
 """Model folders out of memory, such that transformers and sentence-transformers read them too."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import msgspec
 import safetensors.torch
 from torch import Tensor
 
-from polyseme.checkpoints.cards import CARD, classifier_settings, named_classes
+from polyseme.checkpoints.cards import classifier_settings, named_classes
 from polyseme.checkpoints.formats import Format, architecture_of, check_heads, config_json, format_of
 from polyseme.checkpoints.model import NAMES_CLASSES, Card, Model
 from polyseme.checkpoints.rules import Translation
@@ -15,6 +16,7 @@ from polyseme.checkpoints.sentence_transformers import pooling_files
 from polyseme.checkpoints.task_tensors import task_tensor_files
 from polyseme.errors import CheckpointError
 from polyseme.files import whole_folder
+from polyseme.integrity import RECORD, entry_of, entry_of_file, record_of, recorded
 from polyseme.models.answering import MultipleChoiceHead
 from polyseme.models.finite import first_not_finite
 from polyseme.models.heads import ClassificationHead
@@ -27,12 +29,16 @@ _METADATA = {"format": "pt"}
 
 
 @torch_threads()
-def save(model: Model, folder: str | Path, *, replace: bool = False) -> None:
+def save(
+    model: Model, folder: str | Path, *, replace: bool = False, more: Mapping[str, bytes] | None = None
+) -> None:
     """Write a model folder, whole or not at all; an existing one only gives way with `replace`.
+
+    `more` are further files of the folder, by name.
 
     Raises `CheckpointError` for what such a folder cannot say, before anything is written.
     """
-    files = small_files_of(model)
+    files = small_files_of(model) | dict(more or {})
     weights = _finite_weights(model)
     with whole_folder(Path(folder), replace=replace) as building:
         for name, content in files.items():
@@ -41,13 +47,22 @@ def save(model: Model, folder: str | Path, *, replace: bool = False) -> None:
             path.write_bytes(content)
         # From the tensors' own memory: as bytes, the largest file would be there three times.
         safetensors.torch.save_file(weights, building / WEIGHTS, metadata=_METADATA)
+        entries = {name: entry_of(content) for name, content in files.items()}
+        entries[WEIGHTS] = entry_of_file(building / WEIGHTS)
+        (building / RECORD).write_bytes(record_of(entries, to_json(card_of(model))))
 
 
-def files_of(model: Model) -> dict[str, bytes]:
-    """What `save` writes, by name: for those who put the files in place themselves."""
+def files_of(model: Model, *, more: Mapping[str, bytes] | None = None) -> dict[str, bytes]:
+    """What `save` writes, by name: for those who put the files in place themselves, in this order.
+
+    polyseme.json lists the others and `more` with their hashes. It and config.json, without which nothing
+    reads the folder, are the last, so that a folder that is not complete is not read.
+    """
     files = small_files_of(model)
     weights = _finite_weights(model)
-    return files | {WEIGHTS: safetensors.torch.save(weights, metadata=_METADATA)}
+    files |= {WEIGHTS: safetensors.torch.save(weights, metadata=_METADATA), **(more or {})}
+    files = recorded(files, to_json(card_of(model)))
+    return files | {"config.json": files.pop("config.json")}
 
 
 def _finite_weights(model: Model) -> dict[str, Tensor]:
@@ -58,7 +73,7 @@ def _finite_weights(model: Model) -> dict[str, Tensor]:
 
 
 def small_files_of(model: Model) -> dict[str, bytes]:
-    """What `save` writes beside the weights, by name; raises `CheckpointError` for what cannot be said."""
+    """What `save` writes beside weights and record; raises `CheckpointError` for what cannot be said."""
     format = format_of(model.card.family)
     config = model.backbone.config
     files = {"config.json": to_json(published_settings(model, format))}
@@ -67,7 +82,6 @@ def small_files_of(model: Model) -> dict[str, bytes]:
             token_type_ids=config.tells_segments, max_length=config.max_position_embeddings
         )
     files |= task_tensor_files(model.task_tensors)
-    files[CARD] = to_json(card_of(model))
     if model.card.pooling is not None:
         files |= pooling_files(
             model.card,

@@ -16,6 +16,7 @@ from polyseme.checkpoints.weights import Stored
 from polyseme.checkpoints.wrapped_names import unwrapped, without_ignored
 from polyseme.errors import CheckpointError, SettingsError
 from polyseme.input_files import require_regular_entries
+from polyseme.integrity import open_record
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.records import nearest
 
@@ -36,6 +37,9 @@ class Source:
     ) -> None:
         """`stored` are the tensors of a folder of transformers whose weights are not written yet."""
         require_regular_entries(folder)
+        self.record = open_record(folder, warn=True) if stored is None else None
+        if self.record is not None:
+            self.record.check_small()
         self.folder = transformer_folder(folder)
         require_regular_entries(self.folder)
         if stored is None:

@@ -15,6 +15,7 @@ from polyseme.checkpoints.saving import WEIGHTS, card_of, published_weights, sma
 from polyseme.checkpoints.weights import Stored
 from polyseme.errors import CheckpointError, PolysemeError
 from polyseme.files import disk_errors
+from polyseme.integrity import recorded
 from polyseme.records import to_json
 from polyseme.text.tokenizer import Tokenizer
 from polyseme.text.tokenizer_files import read_tokenizer
@@ -29,7 +30,7 @@ def try_saving(model: Model, out: Path, *, folder: Path) -> Model:
     model is going to be. Raises the `CheckpointError` that saving would raise, or one that says what would
     not come back as it is. Too little free space is a warning.
     """
-    files = small_files_of(model)
+    files = recorded(small_files_of(model), to_json(card_of(model)))
     weights = published_weights(model, format_of(model.card.family), shapes_only=True)
     _check_space(weights, out)
     shutil.rmtree(folder, ignore_errors=True)  # of a call that was killed here

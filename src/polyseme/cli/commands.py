@@ -45,6 +45,7 @@ COMMANDS: dict[str, Command] = {
     "show model": Command("polyseme.cli.show_model", "a model's layers, parameter counts and scales"),
     "show store": Command("polyseme.cli.show_store", "what a token store holds"),
     "show machine": Command("polyseme.cli.show_machine", "this machine, and what is picked on it"),
+    "verify": Command("polyseme.cli.verify", "whether the files of a folder are as they were written"),
     "convert": Command("polyseme.cli.convert", "a model folder to another format"),
 }
 

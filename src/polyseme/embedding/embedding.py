@@ -19,6 +19,7 @@ from polyseme.embedding.jobs import Job, begun, finished, mend, resumed, working
 from polyseme.embedding.quantising import Vectors, ranges_of
 from polyseme.embedding.settings import EmbedSettings, OutputSettings
 from polyseme.errors import DataError
+from polyseme.files import regular_output
 from polyseme.records import Record, from_flat, to_plain
 from polyseme.text.reading import TextSettings, expand, read_lines
 from polyseme.text.surveying import survey
@@ -51,7 +52,7 @@ def embed(
     1000
     """
     settings = from_flat(options, _Settings, where="embed")
-    path = Path(out)
+    path = regular_output(Path(out), command="embed")
     maker = format_of(path)
     expand([text])
     with working(path) as folder:

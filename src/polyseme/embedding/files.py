@@ -10,11 +10,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from polyseme import progress
 from polyseme.embedding.parquet_footers import MAGIC, RowGroup, joined, split
 from polyseme.embedding.quantising import Packing, Vectors
 from polyseme.embedding.settings import OutputPrecision
-from polyseme.errors import DataError, MissingExtra, SettingsError
-from polyseme.records import Record, decode_json, from_plain, read_json
+from polyseme.errors import CheckpointError, DataError, MissingExtra, SettingsError
+from polyseme.files import followed
+from polyseme.integrity import read_checked_record
+from polyseme.records import Record, decode_json, from_plain
 
 Rows = NDArray[Any]
 """Vectors as they are stored: `[texts, columns]`."""
@@ -72,9 +75,12 @@ def made(path: Path) -> Made | None:
     try:
         if path.suffix in TELLING:
             return TELLING[path.suffix](path)
-        told = read_json(beside(path), Made)
+        told = read_checked_record(beside(path), Made)
         return told if told.bytes == path.stat().st_size else None
     except (OSError, SettingsError):
+        return None
+    except CheckpointError as error:
+        progress.warn(f"{error}; {path} cannot tell how it was made")
         return None
 
 
@@ -84,7 +90,7 @@ def read_vectors(path: str | Path) -> Vectors:
     >>> read_vectors("v.parquet").shape  # doctest: +SKIP
     (1000, 384)
     """
-    path = Path(path)
+    path = followed(Path(path))
     told = made(path)
     if told is None:
         raise DataError(f"{path} does not say how its vectors were made; name a file that embed wrote")

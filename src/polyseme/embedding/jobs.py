@@ -4,7 +4,7 @@ The folder `.NAME.embedding` beside the file NAME holds
 
 - `job.json`: what decides the result: model, text and settings by their fingerprints and values;
 - `vectors`: the file as far as it is;
-- `journal.jsonl`: a line for each block: its rows, its length and its checksum;
+- `journal`: a line for each block, JSON behind a checksum: its rows, its length and its checksum;
 - `.lock`: held by the process at work.
 
 A block counts when its line is whole and its bytes have the checksum; going on begins behind the last that
@@ -23,17 +23,29 @@ from typing import Any
 
 import msgspec
 
-from polyseme.embedding.files import TELLING, Laid, Made, Maker, Rows, beside, made, packing_of
+from polyseme import progress
+from polyseme.embedding.files import (
+    TELLING,
+    Laid,
+    Made,
+    Maker,
+    Rows,
+    beside,
+    format_of,
+    made,
+    packing_of,
+)
 from polyseme.embedding.quantising import Vectors
-from polyseme.errors import DataError, SettingsError
+from polyseme.errors import CheckpointError, DataError, SettingsError
 from polyseme.files import held, sync_folder, write_whole
-from polyseme.records import Record, decode_json, from_plain, read_json, to_json
+from polyseme.integrity import read_checked, read_checked_record, with_checksum, write_checked
+from polyseme.records import Record, decode_json, from_plain, to_json
 
 _SYNC_AFTER = 5.0
 """Seconds of work that a power cut may cost; a killed process loses the block it is at."""
 
 
-_NAMES = ("job.json", "whole.json", "journal.jsonl", "vectors")
+_NAMES = ("job.json", "whole.json", "journal", "vectors")
 _FINGERPRINTS = ("text", "model", "calibration")
 
 
@@ -65,7 +77,7 @@ class Job:
         self.path, self.folder, self.about = path, folder, about
         self.packing = packing_of(_told(about), where=str(folder / "job.json"))
         self._format = maker(self.packing, _told(about))
-        self._vectors, self._journal = folder / "vectors", folder / "journal.jsonl"
+        self._vectors, self._journal = folder / "vectors", folder / "journal"
         self.rows = 0
         self._size = len(self._format.head(0))
         self._synced = time.monotonic()
@@ -78,7 +90,7 @@ class Job:
         with self._keeping():
             vectors, journal = self._open or self._opened()
             _write(vectors, data)
-            _write(journal, msgspec.json.encode(line) + b"\n")
+            _write(journal, _encoded(line))
             self.rows += len(rows)
             self._size += len(data)
             if time.monotonic() - self._synced > _SYNC_AFTER:
@@ -96,7 +108,7 @@ class Job:
             os.fsync(vectors)
             self.close()
             told = Made(rows=self.rows, bytes=self._size + len(tail), how=_told(self.about))
-            write_whole(self.folder / "whole.json", to_json(told))
+            write_checked(self.folder / "whole.json", to_json(told))
             # From here on, what stands beside the place would speak of another file.
             beside(self.path).unlink(missing_ok=True)
             os.replace(self._vectors, self.path)
@@ -112,23 +124,41 @@ class Job:
 
     def recover(self) -> None:
         """Count the blocks that are whole, and cut off what lies behind them."""
-        kept = 0
         with self._keeping():
-            with self._journal.open("rb") as journal, self._vectors.open("rb") as vectors:
-                left = vectors.seek(0, os.SEEK_END) - vectors.seek(self._size)
-                for text in journal:
-                    line = _decoded(text)
-                    if line is None or line.length > left:
-                        break
-                    block = vectors.read(line.length)
-                    left -= line.length
-                    if (len(block), zlib.crc32(block)) != (line.length, line.crc):
-                        break
-                    kept += len(text)
-                    self._size += line.length
-                    self.rows += line.rows
+            kept, torn = self._count()
             os.truncate(self._journal, kept)
             os.truncate(self._vectors, self._size)
+        if not torn:
+            progress.warn(
+                f"{self.folder} is damaged behind its first {self.rows:,} vectors; the rest is computed again"
+            )
+
+    def check(self) -> str:
+        """What is wrong with the blocks that are done; empty where nothing is."""
+        head = self._format.head(0)
+        with self._vectors.open("rb") as vectors:
+            if vectors.read(len(head)) != head:
+                return "damaged at its beginning"
+        _, torn = self._count()
+        return "" if torn else f"damaged behind its first {self.rows:,} vectors"
+
+    def _count(self) -> tuple[int, bool]:
+        """The length of the journal's whole lines, and whether at most one torn line follows."""
+        kept = 0
+        with self._journal.open("rb") as journal, self._vectors.open("rb") as vectors:
+            left = vectors.seek(0, os.SEEK_END) - vectors.seek(self._size)
+            for text in journal:
+                line = _decoded(text)
+                block = vectors.read(line.length) if line and line.length <= left else b""
+                left -= len(block)
+                if line is None or (len(block), zlib.crc32(block)) != (line.length, line.crc):
+                    # A changed line end makes a line look torn; without it, this one is whole.
+                    torn = not text.endswith(b"\n") and _decoded(text[:-1] + b"\n") is None
+                    return kept, torn
+                kept += len(text)
+                self._size += line.length
+                self.rows += line.rows
+        return kept, True
 
     def create(self) -> None:
         """Write down what the job is, after everything that an earlier one left is gone."""
@@ -138,7 +168,7 @@ class Job:
                 (self.folder / name).unlink(missing_ok=True)
             self._vectors.write_bytes(self._format.head(0))
             self._journal.touch()
-            write_whole(self.folder / "job.json", to_json(self.about))
+            write_checked(self.folder / "job.json", to_json(self.about))
 
     def _opened(self) -> list[int]:
         self._open = [os.open(self._vectors, os.O_RDWR), os.open(self._journal, os.O_RDWR)]
@@ -150,7 +180,8 @@ class Job:
         start = len(self._format.head(0))
         with self._journal.open("rb") as journal:
             for text in journal:
-                line = msgspec.json.decode(text, type=_Line)
+                line = _decoded(text)
+                assert line is not None, "recover leaves whole lines only"
                 yield Laid(start, line.note)
                 start += line.length
 
@@ -198,7 +229,10 @@ def mend(path: Path, folder: Path) -> None:
     if not (folder / "whole.json").exists() or (folder / "vectors").exists():
         return
     if path.suffix not in TELLING:
-        write_whole(beside(path), (folder / "whole.json").read_bytes())
+        try:
+            write_whole(beside(path), with_checksum(read_checked(folder / "whole.json")))
+        except CheckpointError:
+            progress.warn(f"{path} is whole, but how it was made is damaged; it is computed again")
     for name in _NAMES:
         (folder / name).unlink(missing_ok=True)
 
@@ -218,6 +252,15 @@ def resumed(path: Path, folder: Path, maker: Maker, how: dict[str, Any]) -> Job 
     job = Job(path, folder, maker, about)
     job.recover()
     return job
+
+
+def check_job(folder: Path) -> str:
+    """What is wrong with the vectors of an unfinished job; empty where nothing is."""
+    about = _about(folder)
+    path = folder.with_name(folder.name.removeprefix(".").removesuffix(".embedding"))
+    if about is None or not (folder / "vectors").is_file():
+        return ""
+    return Job(path, folder, format_of(path), about).check()
 
 
 def begun(
@@ -245,17 +288,29 @@ def _told(about: _About) -> dict[str, Any]:
 
 
 def _about(folder: Path) -> _About | None:
+    path = folder / "job.json"
     try:
-        return read_json(folder / "job.json", _About)
-    except SettingsError:  # none, damaged, or of another version of polyseme
+        return read_checked_record(path, _About)
+    except FileNotFoundError:
+        return None
+    except CheckpointError:
+        progress.warn(f"{path} is damaged, or of another version of polyseme; the job begins anew")
         return None
 
 
+def _encoded(line: _Line) -> bytes:
+    """A line of the journal, behind its checksum."""
+    content = msgspec.json.encode(line)
+    return f"{zlib.crc32(content):08x} ".encode() + content + b"\n"
+
+
 def _decoded(text: bytes) -> _Line | None:
+    """The opposite of `_encoded`; None where the line is torn or damaged."""
+    checksum, _, content = text.removesuffix(b"\n").partition(b" ")
+    if not text.endswith(b"\n") or checksum != f"{zlib.crc32(content):08x}".encode():
+        return None
     try:
-        return (
-            from_plain(decode_json(text, where="line"), _Line, where="line") if text.endswith(b"\n") else None
-        )
+        return from_plain(decode_json(content, where="line"), _Line, where="line")
     except SettingsError:
         return None
 

@@ -11,10 +11,17 @@ from typing import Any, NamedTuple
 import msgspec
 
 from polyseme.checkpoints.model import Model
-from polyseme.files import write_whole
 from polyseme.records import defaults_of, from_flat
 from polyseme.tasks.folds import folds
-from polyseme.tasks.partial import Partial, check_command, partial, settings_of, task_of
+from polyseme.tasks.partial import (
+    Partial,
+    already_made,
+    check_command,
+    command_hash,
+    partial,
+    settings_of,
+    task_of,
+)
 from polyseme.tasks.preparation import Data, Preparation
 from polyseme.tasks.runs import Run, run
 from polyseme.tasks.settings import FinetuneSettings
@@ -23,6 +30,7 @@ from polyseme.tasks.task import divided, make_task
 from polyseme.tasks.ways.memory import Fit, fitting
 from polyseme.tasks.ways.presets import with_preset
 from polyseme.threads import default_threads, torch_threads
+from polyseme.training.journal import journal_line
 
 
 class Score(NamedTuple):
@@ -73,7 +81,8 @@ def finetune(
 
     The options are those of `FinetuneSettings` and of the task's own settings. The same seed gives the
     same weights on the same machine. What was killed goes on when the same call is made again, and ends with
-    the same weights, bit for bit; until it is done it keeps its state in `OUT.partial`.
+    the same weights, bit for bit; until it is done it keeps its state in `OUT.partial`. What the same call
+    finished before is left alone, and its scores are read from the folder.
 
     >>> finetune("classification", train="a.tsv", dev="b.tsv", model="mini", out="mine")  # doctest: +SKIP
     """
@@ -85,8 +94,11 @@ def finetune(
         with leaving_out(settings.skip_bad) as left:
             data = shared.read(Path(train), Path(dev), Path(test) if test is not None else None)
         left.say("finetune")
+        command = settings_of(shared) | task_of(shared, data)
         if place is not None:
-            check_command(place, settings_of(shared) | task_of(shared, data))
+            if (made := already_made(Path(str(out)), command)) is not None:
+                return _outcome_of(Path(str(out)), made)
+            check_command(place, command)
         fit = place.fit(shared, data) if place is not None else fitting(shared, data)
         if fit is not None:
             shared = shared.fitted(fit)
@@ -105,9 +117,30 @@ def finetune(
             out_of_fold=_out_of_fold(shared, data["train"], runs),
         )
         if outcome.folder is not None and place is not None:
-            place.begin_saving(outcome.folder)
-            _save(shared, data, best, runs, outcome, train=str(train))
+            made = {"train": str(train), "command": command_hash(command)}
+            _save(shared, data, best, runs, outcome, made)
     return outcome
+
+
+def _outcome_of(folder: Path, made: dict[str, Any]) -> Outcome:
+    """What a fine-tuning that was done before came to; nothing was trained now."""
+    return Outcome(
+        folder=folder,
+        examples=made["examples"],
+        dev=scores_in(made["dev"]),
+        test=scores_in(made["test"]),
+        best_seed=made["seed"],
+        tokens_per_second=0.0,
+        left_out=tuple(made.get("left_out", ())),
+        out_of_fold=scores_in(made["out_of_fold"]),
+    )
+
+
+def scores_in(written: dict[str, Any]) -> dict[str, Score]:
+    """Scores as a folder's record has them."""
+    return {
+        name: Score(one["mean"], one["deviation"], tuple(one["of_seeds"])) for name, one in written.items()
+    }
 
 
 def _run_all(
@@ -187,31 +220,32 @@ def _save(
     best: Run,
     runs: list[Run],
     outcome: Outcome,
-    *,
-    train: str,
+    made: dict[str, Any],
 ) -> None:
     """The folder of the best run, the journal of all, and what was said of the examples left out."""
     assert outcome.folder is not None
-    made = {
-        "seed": best.seed,
-        "train": train,
-        "examples": outcome.examples,
-        "dev": {name: score._asdict() for name, score in outcome.dev.items()},
-        "test": {name: score._asdict() for name, score in outcome.test.items()},
-        "out_of_fold": {name: score._asdict() for name, score in outcome.out_of_fold.items()},
-    } | ({"left_out": outcome.left_out} if outcome.left_out else {})
-    shared.save(best.tensors, outcome.folder, made)
-    write_journal(outcome.folder, runs)
+    made = (
+        made
+        | {
+            "seed": best.seed,
+            "examples": outcome.examples,
+            "dev": {name: score._asdict() for name, score in outcome.dev.items()},
+            "test": {name: score._asdict() for name, score in outcome.test.items()},
+            "out_of_fold": {name: score._asdict() for name, score in outcome.out_of_fold.items()},
+        }
+        | ({"left_out": outcome.left_out} if outcome.left_out else {})
+    )
+    more = journal_of(runs)
     if outcome.out_of_fold:
         answers = _answers_of(shared, data["train"], runs, best.seed)
         said = [msgspec.json.encode(shared.task.write(answer)) for answer in answers]
-        write_whole(outcome.folder / "out_of_fold.jsonl", b"".join(line + b"\n" for line in said))
+        more["out_of_fold.jsonl"] = b"".join(line + b"\n" for line in said)
+    shared.save(best.tensors, outcome.folder, made, more=more)
 
 
-def write_journal(folder: Path, runs: list[Run]) -> None:
-    """A line for each epoch of all runs."""
-    lines = [msgspec.json.encode(line) for done in runs for line in done.epochs]
-    write_whole(folder / "journal.jsonl", b"".join(line + b"\n" for line in lines))
+def journal_of(runs: list[Run]) -> dict[str, bytes]:
+    """The file of a line for each epoch of all runs, by its name."""
+    return {"journal.jsonl": b"".join(journal_line(line) for done in runs for line in done.epochs)}
 
 
 def scores_of(of_runs: list[dict[str, float]]) -> dict[str, Score]:

@@ -15,10 +15,20 @@ from safetensors.torch import load as tensors_from
 from safetensors.torch import save as bytes_of
 from torch import Tensor
 
+from polyseme import progress
+from polyseme.checkpoints.cards import how_made
 from polyseme.checkpoints.fingerprints import fingerprint
-from polyseme.errors import CheckpointError, DataError, SettingsError
-from polyseme.files import held, write_whole
-from polyseme.records import Record, flat, read_json, read_json_object, to_json, to_plain
+from polyseme.errors import CheckpointError, SettingsError
+from polyseme.files import check_free, held, write_whole
+from polyseme.integrity import (
+    FileEntry,
+    entry_of,
+    read_checked_object,
+    read_checked_record,
+    same,
+    write_checked,
+)
+from polyseme.records import Record, flat, to_json, to_plain
 from polyseme.tasks.preparation import Data, Preparation
 from polyseme.tasks.runs import Run
 from polyseme.tasks.task import ByToken, Outputs
@@ -32,7 +42,8 @@ _NO_MATTER = (
     "skip_non_finite_steps",
 )
 """Settings that the state of a run remembers where they matter, or that change no weights."""
-_COMMAND, _FIT, _SAVING = "command.json", "fit.json", "saving"
+_OTHERWISE = "; remove the folder to begin anew, or the one file to do its part again"
+_COMMAND, _FIT = "command.json", "fit.json"
 
 
 class _Finished(Record, frozen=True, kw_only=True):
@@ -44,6 +55,7 @@ class _Finished(Record, frozen=True, kw_only=True):
     epochs: list[dict[str, Any]]
     tokens: int
     seconds: float
+    files: dict[str, FileEntry]
 
     def __post_init__(self) -> None:
         if self.tokens < 0 or self.seconds < 0:
@@ -69,17 +81,11 @@ class Partial:
         """How the fine-tuning fits into its memory, measured by the first of its calls only."""
         path = self.folder / _FIT
         if path.exists():
-            return read_json(path, Fit)
+            return read_checked_record(path, Fit, otherwise=_OTHERWISE)
         fit = fitting(shared, data)
         if fit is not None:
-            write_whole(path, to_json(fit))
+            write_checked(path, to_json(fit))
         return fit
-
-    def begin_saving(self, out: Path) -> None:
-        """Note that what lies in `out` from now on is ours; what was cut off there before goes."""
-        if (self.folder / _SAVING).exists():
-            shutil.rmtree(out, ignore_errors=True)
-        write_whole(self.folder / _SAVING, b"")
 
     def read(self, name: str, *, seed: int, metric: str, like: Run | None) -> Run | None:
         """A run that was finished before; without weights if a run before it is better.
@@ -89,18 +95,27 @@ class Partial:
         path = self.folder / f"{name}.json"
         if not path.exists():
             return None
-        scores, best = read_json(path, _Finished), self.folder / f"{name}.safetensors"
+        scores = read_checked_record(path, _Finished, otherwise=_OTHERWISE)
+        content = {}
+        for file, entry in scores.files.items():
+            if Path(file).name != file or not (self.folder / file).is_file():
+                raise CheckpointError(f"{self.folder / file} is missing{_OTHERWISE}")
+            if not same(self.folder / file, entry):
+                raise CheckpointError(f"{self.folder / file} is damaged{_OTHERWISE}")
+            content[file] = (self.folder / file).read_bytes()
+        best, outputs = content.get(f"{name}.safetensors"), content.get(f"{name}-outputs.safetensors")
         known = like is None or (scores.dev.keys(), scores.test.keys()) == (like.dev.keys(), like.test.keys())
-        if scores.seed != seed or metric not in scores.dev or not known or not (like or best.exists()):
+        if scores.seed != seed or metric not in scores.dev or not known or (like is None and best is None):
             raise CheckpointError(
                 f"{path} is not the result of seed {seed} of this fine-tuning; remove it to train that again"
             )
-        outputs = self.folder / f"{name}-outputs.safetensors"
+        fields = msgspec.structs.asdict(scores)
+        del fields["files"]
         try:
             return Run(
-                **msgspec.structs.asdict(scores),
-                tensors=tensors_from(best.read_bytes()) if best.exists() else {},
-                outputs=_outputs(outputs.read_bytes()) if outputs.exists() else [],
+                **fields,
+                tensors=tensors_from(best) if best is not None else {},
+                outputs=_outputs(outputs) if outputs is not None else [],
             )
         except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
             raise CheckpointError(
@@ -110,35 +125,50 @@ class Partial:
 
     def write(self, name: str, run: Run) -> None:
         """Keep a finished run; its state is no longer needed."""
+        content = {}
         if run.outputs:
-            write_whole(self.folder / f"{name}-outputs.safetensors", bytes_of(_tensors(run.outputs)))
+            content[f"{name}-outputs.safetensors"] = bytes_of(_tensors(run.outputs))
         if run.tensors:
-            write_whole(self.folder / f"{name}.safetensors", bytes_of(run.tensors))
-        scores = _Finished(**{field: getattr(run, field) for field in _Finished.__struct_fields__})
-        write_whole(self.folder / f"{name}.json", msgspec.json.encode(scores))
+            content[f"{name}.safetensors"] = bytes_of(run.tensors)
+        for file, data in content.items():
+            write_whole(self.folder / file, data)
+        values = {field: getattr(run, field) for field in _Finished.__struct_fields__ if field != "files"}
+        files = {file: entry_of(data) for file, data in content.items()}
+        write_checked(self.folder / f"{name}.json", msgspec.json.encode(_Finished(**values, files=files)))
         shutil.rmtree(self.state(name), ignore_errors=True)
 
 
-def free(out: str | Path) -> Path:
-    """The folder to write, known to be free before an hour is spent."""
-    folder = Path(out)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder} exists and is not empty; name another folder, or remove it first")
-    return folder
+def already_made(out: Path, command: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How the folder `out` was made, if by just this command; None where there is none.
+
+    Raises `DataError` where something else is in the way.
+    """
+    made = how_made(out)
+    if made.get("command") != command_hash(command):
+        check_free(out)
+        return None
+    progress.say(f"{out} is fine-tuned already, by the same command")
+    return made
+
+
+def command_hash(command: Mapping[str, Any]) -> str:
+    """SHA-256 of what decides the result of a fine-tuning."""
+    return hashlib.sha256(msgspec.json.encode(command, order="deterministic")).hexdigest()
 
 
 @contextlib.contextmanager
 def partial(out: str | Path | None) -> Iterator[Partial | None]:
     """The folder beside `out` while the block runs; it goes when the block ends well, or holds nothing yet.
 
-    None without `out`. Raises `DataError` where `out` is taken already, or another process writes it.
+    None without `out`. Raises `DataError` where something else than a fine-tuning is in `out` already, or
+    another process writes it.
     """
     if out is None:
         yield None
         return
     beside = Path(out).with_name(f"{Path(out).name}.partial")
-    if not (beside / _SAVING).exists():
-        free(out)
+    if "command" not in how_made(Path(out)):
+        check_free(Path(out))
     with held(beside, purpose="fine-tuning"):
         try:
             yield Partial(beside)
@@ -172,9 +202,9 @@ def check_command(place: Partial, now: dict[str, Any]) -> None:
     """Write down what is done here; refuse to go on with something else in the same folder."""
     path = place.folder / _COMMAND
     if not path.exists():
-        write_whole(path, to_json(now))
+        write_checked(path, to_json(now))
         return
-    then = read_json_object(path)
+    then = read_checked_object(path, otherwise=_OTHERWISE)
     for key, value in msgspec.json.decode(msgspec.json.encode(now)).items():
         if then.get(key) != value:
             shown = (

@@ -1,7 +1,7 @@
 """What the runs of a fine-tuning share: the task, the model to start from, and the rows of every file."""
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -170,13 +170,15 @@ class Preparation:
             outputs = self.task.tune(module, outputs, data.examples, self.inventory)
         return self.task.score(self.task.decode(outputs, data.examples, self.inventory), data.examples)
 
-    def save(self, tensors: dict[str, Tensor], folder: Path, made: dict[str, Any]) -> None:
-        """The folder of a run's weights; `made` tells of the run."""
+    def save(
+        self, tensors: dict[str, Tensor], folder: Path, made: dict[str, Any], *, more: Mapping[str, bytes]
+    ) -> None:
+        """The folder of a run's weights; `made` tells of the run, and `more` are further files."""
         tensors = self.whole(tensors)
         with undrawn():
             module = self.way.module(self.with_weights("none"))
         module.load_state_dict(tensors, assign=True)
-        save(self.way.saved(self, module, tensors, self._card(made)), folder)
+        save(self.way.saved(self, module, tensors, self._card(made)), folder, more=more)
 
     def try_saving(self, out: Path, folder: Path) -> None:
         """Before the first step, raise whatever saving to `out` or answering from there would raise.

@@ -21,8 +21,16 @@ from polyseme.checkpoints.undrawn import undrawn
 from polyseme.devices import environment
 from polyseme.errors import SettingsError
 from polyseme.records import flat, from_flat, to_plain
-from polyseme.tasks.finetuning import Score, keep_best, scores_of, write_journal
-from polyseme.tasks.partial import Partial, check_command, partial, settings_of, task_of
+from polyseme.tasks.finetuning import Score, journal_of, keep_best, scores_in, scores_of
+from polyseme.tasks.partial import (
+    Partial,
+    already_made,
+    check_command,
+    command_hash,
+    partial,
+    settings_of,
+    task_of,
+)
 from polyseme.tasks.preparation import Data, Preparation
 from polyseme.tasks.runs import Run
 from polyseme.tasks.runs_together import MEAN, Together, fresh_module, run_together
@@ -88,10 +96,12 @@ def finetune_together(
             }
         left.say("finetune")
         _share_rows(list(shared.values()))
+        command = _command(shared, data, temperature)
         if place is not None:
-            check_command(place, _command(shared, data, temperature))
-        if out is not None and place is not None:
-            _try_saving(shared, settings, Path(out), place.trial)
+            if (made := already_made(Path(str(out)), command)) is not None:
+                return _outcome_of(Path(str(out)), made)
+            check_command(place, command)
+            _try_saving(shared, settings, Path(str(out)), place.trial)
         runs, best = _run_all(shared, data, settings, temperature, place)
         outcome = TogetherOutcome(
             folder=Path(out) if out is not None else None,
@@ -102,11 +112,27 @@ def finetune_together(
             left_out=tuple(left.errors),
         )
         if outcome.folder is not None and place is not None:
-            place.begin_saving(outcome.folder)
             source = "memory" if isinstance(model, Model) else str(model)
-            _save(best, shared, settings, outcome, made={"from": source, "temperature": temperature})
-            write_journal(outcome.folder, runs)
+            made = {"from": source, "temperature": temperature, "command": command_hash(command)}
+            _save(best, shared, settings, outcome, made=made, more=journal_of(runs))
     return outcome
+
+
+def _outcome_of(folder: Path, made: dict[str, Any]) -> TogetherOutcome:
+    """What a fine-tuning that was done before came to."""
+    tasks = made["tasks"].items()
+
+    def scores(part: str) -> dict[str, dict[str, Score]]:
+        return {name: scores_in(one[part]) for name, one in tasks if one[part]}
+
+    return TogetherOutcome(
+        folder=folder,
+        examples={name: one["examples"] for name, one in tasks},
+        dev=scores("dev"),
+        test=scores("test"),
+        best_seed=made["seed"],
+        left_out=tuple(made.get("left_out", ())),
+    )
 
 
 def _run_all(
@@ -176,6 +202,7 @@ def _save(
     outcome: TogetherOutcome,
     *,
     made: dict[str, Any],
+    more: Mapping[str, bytes],
 ) -> None:
     """One folder: the backbone as transformers would write it, and all heads beside it."""
     assert outcome.folder is not None
@@ -192,7 +219,7 @@ def _save(
         for name in shared
     }
     made = {"seed": best.seed, **made}
-    save(_saved(module, shared, settings, figures, made=made), outcome.folder)
+    save(_saved(module, shared, settings, figures, made=made), outcome.folder, more=more)
 
 
 def _try_saving(

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import re
-import shutil
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from polyseme import files, progress
 from polyseme.errors import DataError
-from polyseme.records import Record, from_flat, to_plain
+from polyseme.integrity import read_checked, write_checked
+from polyseme.records import Record, from_flat, to_json, to_plain
 from polyseme.text.blocks import Blocks
 from polyseme.text.marking import Marker
 from polyseme.text.normalising import NormalisingSettings
@@ -20,7 +22,8 @@ from polyseme.text.parallel import in_order
 from polyseme.text.phrase_counting import count_phrases
 from polyseme.text.phrases import PhraseSettings
 from polyseme.text.reading import TextSettings
-from polyseme.text.store import Manifest, Mark, Store
+from polyseme.text.sources import fingerprint
+from polyseme.text.store import MANIFEST, ORIGIN, Manifest, Mark, Store
 from polyseme.text.store_writing import StoreWriter
 from polyseme.text.tokenizer import Tokenizer
 from polyseme.text.unit_sources import UnitSources, unit_sources
@@ -77,6 +80,8 @@ def prepare(
 ) -> Store:
     """Read text once into a token store in the folder `out`, which appears when it is complete.
 
+    A store that the same call wrote before is left alone.
+
     `texts` are files, folders, globs or "-"; `options` are the fields of `PrepareSettings`, and those of
     `TextSettings`, `NormalisingSettings` and `PhraseSettings` by their own names (`encoding="gb18030"`,
     `nfkc=True`). Raises `DataError` if the text cannot be read, has no token, or `out` exists.
@@ -91,7 +96,11 @@ def prepare(
 def prepare_with(settings: PrepareSettings, texts: Sequence[str | Path], out: Path) -> Store:
     """`prepare` for settings that are already a record."""
     tokenizer = Tokenizer.load(settings.tokenizer)
-    with _alone(out), files.whole_folder(out) as building:
+    if (there := _already_prepared(settings, tokenizer, texts, out)) is not None:
+        progress.say(f"{out} is prepared already, from this text with these settings")
+        return there
+    with files.whole_folder(out) as building:
+        origin = _origin(settings, texts)
         tokenizer.save(building / "tokenizer")
         manifest = _write(building, tokenizer, settings, texts)
         if not manifest.num_tokens:
@@ -99,6 +108,8 @@ def prepare_with(settings: PrepareSettings, texts: Sequence[str | Path], out: Pa
                 f"{', '.join(map(str, texts))}: no token in all the text; "
                 "check the files and their format, nothing was written"
             )
+        if origin is not None:
+            write_checked(building / ORIGIN, to_json(origin))
     _tell(manifest)
     return Store.open(out)
 
@@ -137,7 +148,7 @@ def _write(
                 last = marked.last
             bar.advance(marked.bytes_read - read, tokens=f"{writer.num_tokens:,}")
             read = marked.bytes_read
-        return writer.finish(settings=_kept(settings, folder), num_characters=characters)
+        return writer.finish(settings=_kept(settings, tokenizer), num_characters=characters)
 
 
 def _units(settings: PrepareSettings, texts: Sequence[str | Path]) -> UnitSources:
@@ -160,12 +171,12 @@ def _units(settings: PrepareSettings, texts: Sequence[str | Path]) -> UnitSource
     return UnitSources(table, units.entities)
 
 
-def _kept(settings: PrepareSettings, folder: Path) -> dict[str, Any]:
+def _kept(settings: PrepareSettings, tokenizer: Tokenizer) -> dict[str, Any]:
     """The settings as the manifest keeps them: content instead of paths, and nothing of speed."""
     kept = to_plain(settings)
     for name in ("workers", "shard_tokens"):
         del kept[name]
-    kept["tokenizer"] = files.sha256(folder / "tokenizer" / "tokenizer.json")
+    kept["tokenizer"] = hashlib.sha256(tokenizer.files()["tokenizer.json"]).hexdigest()
     if settings.dictionary is not None:
         kept["dictionary"] = files.sha256(Path(settings.dictionary))
     if settings.phrases != "statistics":
@@ -174,6 +185,28 @@ def _kept(settings: PrepareSettings, folder: Path) -> dict[str, Any]:
         if kept[name] not in ("none", "markup", "statistics"):
             kept[name] = files.sha256(Path(kept[name]))
     return kept
+
+
+def _origin(settings: PrepareSettings, texts: Sequence[str | Path]) -> dict[str, Any] | None:
+    """What tells whether a store was made of this text, beside its settings; None where it is read only once.
+
+    It stands in a file of its own: the manifest tells only what the store is, however its text was packed.
+    """
+    content = fingerprint(texts)
+    return None if content is None else {"texts": content, "shard_tokens": settings.shard_tokens}
+
+
+def _already_prepared(
+    settings: PrepareSettings, tokenizer: Tokenizer, texts: Sequence[str | Path], out: Path
+) -> Store | None:
+    """The store in `out`, where the same command wrote it before."""
+    if not (out / ORIGIN).is_file() or not (out / MANIFEST).is_file():
+        return None
+    store = Store.open(out)
+    if msgspec.json.decode(msgspec.json.encode(_kept(settings, tokenizer))) != store.manifest.settings:
+        return None
+    origin = _origin(settings, texts)
+    return store if origin == msgspec.json.decode(read_checked(out / ORIGIN)) else None
 
 
 def _tell(manifest: Manifest) -> None:
@@ -188,17 +221,3 @@ def _tell(manifest: Manifest) -> None:
             f"{share:.1%} of the tokens are unknown to this tokenizer; learn one from this text "
             "with `polyseme tokenizer learn`, or check --encoding"
         )
-
-
-@contextlib.contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Keep other processes from preparing the same store, and clear away what a killed one left."""
-    lock = out.with_name(f".{out.name}.preparing")
-    with files.disk_errors(out), files.held(lock, purpose=f"preparing {out.name}"):
-        try:
-            for path in out.parent.iterdir():
-                if re.fullmatch(rf"\.{re.escape(out.name)}\.\d+\.part", path.name):
-                    shutil.rmtree(path)
-            yield
-        finally:
-            shutil.rmtree(lock, ignore_errors=True)

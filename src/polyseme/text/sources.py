@@ -16,6 +16,7 @@ from typing import IO, Any
 from polyseme.errors import DataError
 from polyseme.files import refuse_lfs_pointer
 from polyseme.input_files import irregular
+from polyseme.integrity import fast_hash
 from polyseme.text.pipes import Pipe
 
 STANDARD_INPUT = Path("-")
@@ -59,6 +60,18 @@ def size(sources: Sequence[str | Path]) -> int | None:
     if any(not file.is_file() for file in files):
         return None
     return sum(file.stat().st_size for file in files)
+
+
+def fingerprint(sources: Sequence[str | Path]) -> list[str] | None:
+    """A hash of each file behind `sources`, packed as it is; None with a pipe, which is read only once."""
+    files = expand(sources)
+    if not all(file.is_file() for file in files):
+        return None
+    found = []
+    for file in files:
+        with _reading(file):
+            found.append(fast_hash(file))
+    return found
 
 
 def read_blocks(path: Path, *, advance: Advance | None = None) -> Iterator[bytes]:

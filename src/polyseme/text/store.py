@@ -1,12 +1,14 @@
 """The token store: a corpus as numbers on disk, read through memory maps.
 
 A folder holds shards of `ids` and `marks` (one each per token), where documents and sentences start,
-how often each id occurs, the tokenizer, and a manifest with the SHA-256 of every other file. It is
-written by `store_writing` and read here.
+how often each id occurs, the tokenizer, and a manifest with the hashes of every other file. It is
+written by `store_writing` and read here. A changed byte is noticed when it is first read: `checksums.bin`
+has a hash for each `BLOCK` tokens of a shard, so that nobody has to read a store through to look into it.
 """
 
 from __future__ import annotations
 
+import hashlib
 from enum import IntFlag
 from functools import cached_property
 from pathlib import Path
@@ -14,16 +16,24 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
-from polyseme import files
+from polyseme import integrity
 from polyseme.errors import CheckpointError, SettingsError
-from polyseme.records import Record, read_json
+from polyseme.input_files import read_small
+from polyseme.integrity import FileEntry
+from polyseme.records import Record, decode_json, from_plain
 
 if TYPE_CHECKING:
     from polyseme.text.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+CHECKSUMS = "checksums.bin"
+ORIGIN = "origin.json"
+"""The text that a store was made of, by its hashes; no part of what the store is."""
+BLOCK = 1 << 20
+"""Tokens of a shard that are checked together."""
 _MAX_COUNT = 1 << 48
 _CHECKED = 1 << 20
 IdType = Literal["uint16", "uint32"]
@@ -38,13 +48,6 @@ class Mark(IntFlag):
     SENTENCE = 8
     TURN = 16
     DOCUMENT = 32
-
-
-class FileEntry(Record, frozen=True):
-    """One file of a store, as the manifest lists it."""
-
-    bytes: int
-    sha256: str
 
 
 class Manifest(Record, frozen=True):
@@ -120,11 +123,14 @@ class Store:
         self.num_sentences = manifest.num_sentences
         self.num_documents = manifest.num_documents
         self.marks_present = Mark(sum(Mark[name] for name in manifest.marks))
+        self._checks = True
         self._bounds = np.concatenate([[0], np.cumsum(manifest.shards)]).astype(np.int64)
 
     @classmethod
-    def open(cls, folder: str | Path, *, check: bool = False) -> Store:
-        """The store in `folder`; `check` reads every byte and compares the hashes.
+    def open(cls, folder: str | Path, *, check: bool = False, verify: bool = True) -> Store:
+        """The store in `folder`; `check` reads every byte now and compares the hashes.
+
+        Without it, what is read later on is compared when it is first read, unless `verify` is False.
 
         Raises `CheckpointError` if files are missing, cut short, changed, or of another version.
         """
@@ -134,17 +140,25 @@ class Store:
             raise CheckpointError(f"{folder} is not a token store (no {MANIFEST}); make one with `prepare`")
         manifest = _read_manifest(path)
         for name, entry in manifest.files.items():
-            _check_file(folder, name, entry, content=check)
-        return cls(folder, manifest, files.sha256(path))
+            _check_file(folder, name, entry, thorough=check)
+        fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
+        store = cls(folder, manifest, fingerprint)
+        store._checks = verify and integrity.checks_files()
+        if store._checks and CHECKSUMS in manifest.files:
+            _check_content(folder, CHECKSUMS, manifest.files[CHECKSUMS])
+        return store
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.folder, self.fingerprint)
+        return _reopen, (self.folder, self.fingerprint, self._checks)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that made the ids, from the store's own copy."""
         from polyseme.text.tokenizer import Tokenizer
 
+        for name, entry in self.manifest.files.items():
+            if self._checks and name.startswith("tokenizer/"):
+                _check_content(self.folder, name, entry)
         tokenizer = Tokenizer.load(self.folder / "tokenizer")
         if tokenizer.vocab_size != self.vocab_size:
             raise CheckpointError(
@@ -166,7 +180,7 @@ class Store:
     @cached_property
     def counts(self) -> npt.NDArray[np.uint64]:
         """How often each id occurs: `[vocab_size]`."""
-        counts = self._map("counts.bin", np.dtype("<u8"))
+        counts = self._index("counts.bin", np.dtype("<u8"))
         if counts.max(initial=0) > self.num_tokens or int(counts.sum()) != self.num_tokens:
             raise CheckpointError(f"{self.folder / 'counts.bin'} {_DAMAGED}")
         return counts
@@ -186,6 +200,8 @@ class Store:
         lengths = stops - starts
         ends = np.cumsum(lengths)
         total = int(ends[-1]) if len(ends) else 0
+        if (unread := self._unread) is not None:
+            self._check_blocks(unread, starts, stops)
         positions = np.arange(total) + np.repeat(starts - (ends - lengths), lengths)  # [tokens]
         if len(self._shards) == 1:
             ids, marks = (array[positions] for array in self._shards[0])
@@ -212,6 +228,51 @@ class Store:
         return ids, marks
 
     @cached_property
+    def _block_bounds(self) -> npt.NDArray[np.int64]:
+        """The first token of each block, and at last the number of tokens."""
+        starts = [
+            np.arange(start, stop, BLOCK, dtype=np.int64)
+            for start, stop in zip(self._bounds[:-1], self._bounds[1:], strict=True)
+        ]
+        return np.concatenate([*starts, self._bounds[-1:]])
+
+    @cached_property
+    def _unread(self) -> npt.NDArray[np.bool_] | None:
+        """Of each block whether it is still to be compared; None where all are, or none shall be."""
+        return np.ones(len(self._block_bounds) - 1, dtype=bool) if self._checks else None
+
+    def _check_blocks(
+        self, unread: npt.NDArray[np.bool_], starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]
+    ) -> None:
+        """Compare the blocks that these spans are the first to read."""
+        bounds = self._block_bounds
+        first = np.searchsorted(bounds, starts, side="right") - 1
+        last = np.searchsorted(bounds, stops, side="left")
+        touched = np.zeros(len(unread) + 1, dtype=np.int64)
+        some = stops > starts
+        np.add.at(touched, first[some], 1)
+        np.add.at(touched, last[some], -1)
+        for block in np.flatnonzero((np.cumsum(touched[:-1]) > 0) & unread):
+            self._check_block(int(block))
+            unread[block] = False
+        if not unread.any():
+            self.__dict__["_unread"] = None
+
+    def _check_block(self, block: int) -> None:
+        start, stop = self._block_bounds[block : block + 2]
+        shard = int(np.searchsorted(self._bounds, start, side="right")) - 1
+        inside = slice(start - self._bounds[shard], stop - self._bounds[shard])
+        names = (ids_name(shard), marks_name(shard))
+        for name, array, expected in zip(names, self._shards[shard], self._checksums[block], strict=True):
+            if xxhash.xxh3_64_intdigest(array[inside].view(np.uint8).data) != expected:
+                raise _changed(self.folder / name)
+
+    @cached_property
+    def _checksums(self) -> npt.NDArray[np.uint64]:
+        """XXH3 (64 bits) of the ids and of the marks of each block: `[blocks, 2]`."""
+        return self._map(CHECKSUMS, np.dtype("<u8")).reshape(-1, 2)
+
+    @cached_property
     def _shards(self) -> list[tuple[npt.NDArray[Any], npt.NDArray[np.uint8]]]:
         id_type = np.dtype(self.manifest.id_type).newbyteorder("<")
         return [
@@ -221,12 +282,18 @@ class Store:
 
     def _starts(self, name: str) -> npt.NDArray[np.int64]:
         """Offsets that begin with 0, never fall, and end with the number of tokens."""
-        starts = self._map(name, np.dtype("<i8"))
+        starts = self._index(name, np.dtype("<i8"))
         parts = (starts[first : first + _CHECKED + 1] for first in range(0, len(starts), _CHECKED))
         rises = ((part[:-1] <= part[1:]).all() for part in parts)
         if not len(starts) or starts[0] != 0 or starts[-1] != self.num_tokens or not all(rises):
             raise CheckpointError(f"{self.folder / name} {_DAMAGED}")
         return starts
+
+    def _index(self, name: str, kind: np.dtype[Any]) -> npt.NDArray[Any]:
+        """A file that is compared as a whole before it is read."""
+        if self._checks and name in self.manifest.files:
+            _check_content(self.folder, name, self.manifest.files[name])
+        return self._map(name, kind)
 
     def _map(self, name: str, kind: np.dtype[Any]) -> npt.NDArray[Any]:
         try:
@@ -249,8 +316,8 @@ def marks_name(shard: int) -> str:
     return f"marks-{shard:05}.bin"
 
 
-def _reopen(folder: Path, fingerprint: str) -> Store:
-    store = Store.open(folder)
+def _reopen(folder: Path, fingerprint: str, verify: bool) -> Store:
+    store = Store.open(folder, verify=verify)
     if store.fingerprint != fingerprint:
         raise CheckpointError(f"{folder} was replaced while it was in use; start again")
     return store
@@ -258,7 +325,14 @@ def _reopen(folder: Path, fingerprint: str) -> Store:
 
 def _read_manifest(path: Path) -> Manifest:
     try:
-        manifest = read_json(path, Manifest)
+        content = read_small(path)
+        plain = decode_json(content, where=str(path))
+    except SettingsError as error:
+        raise CheckpointError(f"{error}; prepare the store again") from error
+    if isinstance(plain, dict):
+        plain.pop("checksum", None)
+    try:
+        manifest = from_plain(plain, Manifest, where=str(path))
     except SettingsError as error:
         raise CheckpointError(f"{error}; prepare the store again") from error
     if manifest.format_version != FORMAT_VERSION:
@@ -266,10 +340,12 @@ def _read_manifest(path: Path) -> Manifest:
             f"{path.parent} has format version {manifest.format_version} and this polyseme reads "
             f"version {FORMAT_VERSION}; prepare the store again"
         )
+    integrity.without_checksum(content, where=path, otherwise="; prepare the store again")
+    integrity.entries_in(plain, path)
     return manifest
 
 
-def _check_file(folder: Path, name: str, entry: FileEntry, *, content: bool) -> None:
+def _check_file(folder: Path, name: str, entry: FileEntry, *, thorough: bool) -> None:
     path = folder / name
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; prepare the store again")
@@ -277,5 +353,14 @@ def _check_file(folder: Path, name: str, entry: FileEntry, *, content: bool) -> 
         raise CheckpointError(
             f"{path} has {size} bytes and should have {entry.bytes}; prepare the store again"
         )
-    if content and files.sha256(path) != entry.sha256:
-        raise CheckpointError(f"{path} has changed since it was written; prepare the store again")
+    if thorough and integrity.entry_of_file(path) != entry:
+        raise _changed(path)
+
+
+def _check_content(folder: Path, name: str, entry: FileEntry) -> None:
+    if not integrity.same(folder / name, entry):
+        raise _changed(folder / name)
+
+
+def _changed(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path} has changed since it was written; prepare the store again")

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
+import xxhash
 
 from polyseme import files
+from polyseme.integrity import FileEntry, entry_of_file, write_checked
 from polyseme.records import to_json
 from polyseme.text.store import (
+    BLOCK,
+    CHECKSUMS,
     FORMAT_VERSION,
     MANIFEST,
-    FileEntry,
     IdType,
     Manifest,
     Mark,
@@ -49,6 +54,7 @@ class StoreWriter:
         self._number = dict.fromkeys((Mark.WORD, Mark.SENTENCE, Mark.DOCUMENT), 0)
         self._present = Mark(0)
         self._open: dict[str, _HashedFile] = {}
+        self._checksums: dict[str, list[int]] = {}
         self.num_tokens = 0
 
     def __enter__(self) -> Self:
@@ -87,10 +93,16 @@ class StoreWriter:
         self._file("counts.bin").write(self._counts.astype("<u8"))
         for name in list(self._open):
             self._close(name)
+        by_file = (
+            self._checksums[name(n)] for n in range(len(self._shards)) for name in (ids_name, marks_name)
+        )
+        pairs = [pair for ids in by_file for pair in zip(ids, next(by_file), strict=True)]
+        self._file(CHECKSUMS).write(np.array(pairs, dtype="<u8").reshape(-1))
+        self._close(CHECKSUMS)
         for path in sorted((self._folder / "tokenizer").rglob("*")):
             if path.is_file():
                 name = path.relative_to(self._folder).as_posix()
-                self._files[name] = FileEntry(bytes=path.stat().st_size, sha256=files.sha256(path))
+                self._files[name] = entry_of_file(path)
         manifest = Manifest(
             format_version=FORMAT_VERSION,
             settings=settings,
@@ -106,7 +118,7 @@ class StoreWriter:
             num_characters=num_characters,
             files=dict(sorted(self._files.items())),
         )
-        files.write_whole(self._folder / MANIFEST, to_json(manifest))
+        write_checked(self._folder / MANIFEST, to_json(manifest))
         return manifest
 
     def _room(self) -> int:
@@ -120,30 +132,73 @@ class StoreWriter:
 
     def _file(self, name: str) -> _HashedFile:
         if name not in self._open:
-            self._open[name] = _HashedFile(self._folder / name)
+            size = np.dtype(self._id_type).itemsize if name.startswith("ids-") else 1
+            self._open[name] = _HashedFile(self._folder / name, block=BLOCK * size)
         return self._open[name]
 
     def _close(self, name: str) -> None:
-        self._files[name] = self._open.pop(name).close()
+        file = self._open.pop(name)
+        self._files[name] = file.close()
+        self._checksums[name] = file.blocks
+
+
+def accept_store(folder: Path) -> None:
+    """Take the files of a store as they are now for what its manifest and its checksums list."""
+    path = folder / MANIFEST
+    plain = msgspec.json.decode(path.read_bytes())
+    plain.pop("checksum", None)
+    names = (name for shard in range(len(plain["shards"])) for name in (ids_name(shard), marks_name(shard)))
+    size = np.dtype(plain["id_type"]).itemsize
+    by_file = ([*_blocks(folder / name, BLOCK * (size if name.startswith("ids-") else 1))] for name in names)
+    pairs = [pair for ids in by_file for pair in zip(ids, next(by_file), strict=True)]
+    files.write_whole(folder / CHECKSUMS, np.array(pairs, dtype="<u8").tobytes())
+    plain["files"] = {name: entry_of_file(folder / name) for name in plain["files"]}
+    write_checked(path, to_json(plain))
+
+
+def _blocks(path: Path, size: int) -> Iterator[int]:
+    with path.open("rb") as file:
+        while block := file.read(size):
+            yield xxhash.xxh3_64_intdigest(block)
 
 
 class _HashedFile:
-    """A file that knows its size and its SHA-256 without being read again."""
+    """A file that knows its size and its hashes, and those of its blocks, without being read again."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, block: int) -> None:
+        self.blocks: list[int] = []
+        """XXH3 (64 bits) of each `block` bytes; complete when the file is closed."""
+        self._block = block
         self._size = 0
-        self._digest = hashlib.sha256()
+        self._digests = hashlib.sha256(), xxhash.xxh3_128()
+        self._open = xxhash.xxh3_64()
         self._file = files.WholeFile(path)
 
     def write(self, array: npt.NDArray[Any]) -> None:
-        if array.size:
-            data = array.view(np.uint8).data
-            self._digest.update(data)
-            self._size += self._file.write(data)
+        if not array.size:
+            return
+        data = array.view(np.uint8).data
+        for digest in self._digests:
+            digest.update(data)
+        self._file.write(data)
+        while data:
+            room = self._block - self._size % self._block
+            part, data = data[:room], data[room:]
+            self._open.update(part)
+            self._size += len(part)
+            if self._size % self._block == 0:
+                self._end_block()
 
     def close(self) -> FileEntry:
+        if self._size % self._block:
+            self._end_block()
         self._file.close()
-        return FileEntry(bytes=self._size, sha256=self._digest.hexdigest())
+        sha256, fast = self._digests
+        return FileEntry(bytes=self._size, sha256=sha256.hexdigest(), xxh3=fast.hexdigest())
+
+    def _end_block(self) -> None:
+        self.blocks.append(self._open.intdigest())
+        self._open.reset()
 
     def abandon(self) -> None:
         self._file.abandon()

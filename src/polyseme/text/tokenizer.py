@@ -14,6 +14,7 @@ import tokenizers
 from polyseme.errors import CheckpointError, DataError, SettingsError
 from polyseme.files import write_whole
 from polyseme.input_files import require_regular, require_regular_entries
+from polyseme.integrity import open_record
 from polyseme.records import nearest
 from polyseme.text.codepoints import codepoints, pieces, plain_word_starts, visible
 from polyseme.text.encoded import Encoded, Int32s, Int64s
@@ -115,8 +116,11 @@ class Tokenizer:
         id get the next free ids, as in transformers, unless they are not `undeclared`. Anything damaged is a
         `CheckpointError`.
         """
-        require_regular_entries(Path(source)) if Path(source).is_dir() else require_regular(Path(source))
-        definition, roles, kept = read_tokenizer(Path(source), undeclared=undeclared)
+        place = Path(source)
+        require_regular_entries(place) if place.is_dir() else require_regular(place)
+        if (record := open_record(place if place.is_dir() else place.parent)) is not None:
+            record.check_tokenizer()
+        definition, roles, kept = read_tokenizer(place, undeclared=undeclared)
         return cls(definition, roles, kept=kept, where=str(source))
 
     def keeping(self, special_tokens: Sequence[str]) -> "Tokenizer":

@@ -20,16 +20,17 @@ from polyseme.checkpoints.trial import try_saving
 from polyseme.devices import environment, pick_device, pick_precision
 from polyseme.errors import CheckpointError, MissingExtra, SettingsError
 from polyseme.files import held, write_whole
+from polyseme.integrity import open_record, read_checked_object, write_checked
 from polyseme.models.batch import Batch
 from polyseme.objectives.samples import Integers
-from polyseme.records import from_plain, read_json_object, to_json, to_plain
+from polyseme.records import from_plain, to_json, to_plain
 from polyseme.seeding import derived
 from polyseme.text.store import Store
 from polyseme.threads import default_threads, torch_threads
 from polyseme.training.building import Pretraining, begin, build_objective
 from polyseme.training.companions import check_companions, companions_of, provide
 from polyseme.training.held_out import held_out_batches, unigram_level
-from polyseme.training.journal import Journal, draw_curves, read_reports
+from polyseme.training.journal import Journal, curves_of, read_reports
 from polyseme.training.loader import Loader, Position, ahead, split_documents
 from polyseme.training.loop import SKIPPED, Step, mean_loss, train
 from polyseme.training.measures import Decisions
@@ -142,7 +143,9 @@ class _Run:
             progress.say(f"{self.folder} is already trained for {first} steps")
             self._recall()
             self.done = first
-            return self._finish()  # again: the run may have been killed between its last state and its files
+            if self._is_complete():
+                return self._outcome(first, finished=True)
+            return self._finish()  # it was killed between its last state and its files, or they are damaged
         self.started = self.saved = self.shown = time.perf_counter()
         self.done = first
         with ExitStack() as stack:
@@ -298,9 +301,10 @@ class _Run:
         if not path.exists():
             if (self.folder / "config.json").exists():
                 raise SettingsError(f"{self.folder} holds a model already; name another folder")
-            write_whole(path, to_json(words))
+            write_checked(path, to_json(words))
             return
-        old = read_json_object(path)
+        otherwise = "; put back the file as it was, or begin anew in another folder"
+        old = read_checked_object(path, otherwise=otherwise)
         for key, value in msgspec.json.decode(msgspec.json.encode(words)).items():
             if old.get(key) != value:
                 shown = "" if key in ("recipe", "store") else f" ({old.get(key)} then, {value} now)"
@@ -335,15 +339,13 @@ class _Run:
     def _finish(self) -> Outcome:
         """Write the model folder's files and the curves."""
         finished = self.signal is None
-        model = self._model(steps=self.done)
-        for part, of_part in companions_of(self.objective, model):
-            for name, content in files_of(of_part).items():
-                (self.folder / part / name).parent.mkdir(exist_ok=True, parents=True)
-                write_whole(self.folder / part / name, content)
-        try:
-            draw_curves(self.folder / "journal.jsonl", self.folder / "curves.svg")
-        except MissingExtra as error:
-            progress.say(f"no picture of the curves: {error}")
+        model, more = self._model(steps=self.done), self._curves()
+        for part, beside in companions_of(self.objective, model):
+            if part:
+                more |= {f"{part}/{name}": content for name, content in files_of(beside).items()}
+        for name, content in files_of(model, more=more).items():
+            (self.folder / name).parent.mkdir(exist_ok=True, parents=True)
+            write_whole(self.folder / name, content)
         if not finished:
             progress.say(f"stopped and saved at step {self.done}; the same command goes on from there")
         return self._outcome(self.done, finished=finished)
@@ -358,6 +360,25 @@ class _Run:
                 self.card, recipe=to_plain(self.recipe), made=self.card.made | {"steps": steps}
             ),
         )
+
+    def _is_complete(self) -> bool:
+        """Whether the model's files are there, as they were written at this step."""
+        try:
+            record = open_record(self.folder)
+            if record is None or record.plain.get("made", {}).get("steps") != self.done:
+                return False
+            record.check_all()
+        except CheckpointError:
+            return False
+        return True
+
+    def _curves(self) -> dict[str, bytes]:
+        """The picture of the curves, where it can be drawn, by its name."""
+        try:
+            return {"curves.svg": curves_of(self.folder / "journal.jsonl")}
+        except MissingExtra as error:
+            progress.say(f"no picture of the curves: {error}")
+            return {}
 
     def _recall(self) -> None:
         """The last held-out figures, from the journal."""

@@ -19,10 +19,12 @@ from safetensors.torch import load as tensors_from
 from safetensors.torch import save as bytes_of
 from torch import Tensor
 
-from polyseme.errors import CheckpointError, SettingsError
-from polyseme.files import sha256, whole_folder, write_whole
+from polyseme.errors import CheckpointError
+from polyseme.files import whole_folder, write_whole
+from polyseme.integrity import FileEntry, entry_of_file, read_checked_record, same, write_checked
 from polyseme.models.finite import first_not_finite
-from polyseme.records import Record, read_json, to_json
+from polyseme.progress import warn
+from polyseme.records import Record, to_json
 from polyseme.training.loader import Position
 from polyseme.training.loop import LossError
 from polyseme.training.optimizers import Optimizers
@@ -48,8 +50,8 @@ class Progress(Record, frozen=True, kw_only=True):
     skipped_steps: int = 0
     """Steps so far whose loss or gradient was not finite."""
     environment: dict[str, str | int]
-    files: dict[str, str] = {}  # noqa: RUF012  msgspec copies it for every record
-    """SHA-256 of the files beside this one."""
+    files: dict[str, FileEntry] = {}  # noqa: RUF012  msgspec copies it for every record
+    """The files beside this one."""
 
     def __post_init__(self) -> None:
         for name in ("step", "epoch", "batch", "tokens", "seconds", "skipped_steps"):
@@ -88,9 +90,10 @@ def save_state(
         write_whole(building / _OPTIMIZERS, bytes_of(slots))
         for name, content in (more or {}).items():
             write_whole(building / name, content)
-        hashes = {name: sha256(building / name) for name in (_WEIGHTS, _OPTIMIZERS, *(more or {}))}
-        write_whole(building / _STATE, to_json(msgspec.structs.replace(progress, files=hashes)))
-    for old in folder.glob("step-*"):
+        names = (_WEIGHTS, _OPTIMIZERS, *(more or {}))
+        entries = {name: entry_of_file(building / name) for name in names}
+        write_checked(building / _STATE, to_json(msgspec.structs.replace(progress, files=entries)))
+    for old in (*folder.glob("step-*"), *folder.glob(".step-*")):  # these are of a process that was killed
         if old != target:
             shutil.rmtree(old, ignore_errors=True)
 
@@ -100,6 +103,8 @@ def newest_state(folder: Path) -> Path | None:
     found = sorted(folder.glob("step-*"), reverse=True)
     for candidate in found:
         if _complete(candidate):
+            if candidate != found[0]:
+                warn(f"{found[0]} is damaged; {candidate.name} before it is whole")
             return candidate
     if found:
         raise CheckpointError(f"{found[0]} is damaged, and there is no other state; start in another folder")
@@ -120,7 +125,7 @@ def naming_kept_state(folder: Path | None) -> Iterator[None]:
 def load_state(folder: Path, module: nn.Module, optimizers: Optimizers) -> Progress:
     """Fill module, optimizers and torch's generator from one state; a `CheckpointError` where it is another
     network's."""
-    progress = read_json(folder / _STATE, Progress)
+    progress = read_checked_record(folder / _STATE, Progress)
     try:
         tensors = tensors_from((folder / _WEIGHTS).read_bytes())
         module.load_state_dict({name: tensors[first] for name, first in _first_names(module).items()})
@@ -135,13 +140,13 @@ def load_state(folder: Path, module: nn.Module, optimizers: Optimizers) -> Progr
 
 def _complete(folder: Path) -> bool:
     try:
-        progress = read_json(folder / _STATE, Progress)
+        progress = read_checked_record(folder / _STATE, Progress)
         return (
             folder.name == f"step-{progress.step:08}"
             and progress.files.keys() >= {_WEIGHTS, _OPTIMIZERS}
-            and all(sha256(folder / name) == digest for name, digest in progress.files.items())
+            and all(same(folder / name, entry) for name, entry in progress.files.items())
         )
-    except (OSError, SettingsError):
+    except (OSError, CheckpointError):
         return False
 
 

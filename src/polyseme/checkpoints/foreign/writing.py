@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polyseme.checkpoints.cards import CARD
 from polyseme.checkpoints.foreign.layouts import LAYOUTS, Held, Layout, layout_of
 from polyseme.checkpoints.foreign.opening import UNSAID, published_settings
 from polyseme.checkpoints.foreign.translating import Template
@@ -17,6 +16,7 @@ from polyseme.checkpoints.saving import card_of, published_weights
 from polyseme.checkpoints.saving import published_settings as transformers_settings
 from polyseme.checkpoints.weights import Stored
 from polyseme.errors import CheckpointError
+from polyseme.integrity import recorded
 from polyseme.records import to_json
 
 _ANOTHER_WAY = ("architectures", "dtype", "model_type", "tie_word_embeddings")
@@ -52,7 +52,7 @@ def tensorflow_files(model: Model) -> tuple[dict[str, bytes], dict[str, Any]]:
         files |= model.tokenizer.files(
             token_type_ids=config.type_vocab_size > 0, max_length=config.max_position_embeddings
         )
-    return files | {CARD: to_json(card_of(model))}, unheeded
+    return recorded(files, to_json(card_of(model))), unheeded
 
 
 def _foreign(layout: Layout, name: str, tensor: Tensor) -> tuple[str, Tensor]:

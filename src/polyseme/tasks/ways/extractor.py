@@ -10,17 +10,18 @@ from typing import Any, Protocol
 import msgspec
 import numpy as np
 import torch
+import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
 from polyseme import progress
 from polyseme.checkpoints.fingerprints import fingerprint
-from polyseme.errors import SettingsError
-from polyseme.files import write_whole
+from polyseme.errors import CheckpointError
+from polyseme.integrity import read_checked_record, write_checked
 from polyseme.models.batch import Batch
 from polyseme.models.batching import batches_by_length
 from polyseme.models.transformer.model import Transformer
-from polyseme.records import Record, read_json
+from polyseme.records import Record
 from polyseme.tasks.rows import collate
 from polyseme.tasks.task import Row
 from polyseme.tasks.ways.layers import FrozenLayers
@@ -36,6 +37,7 @@ class _Done(Record, frozen=True, kw_only=True):
 
     batches: int = 0
     bytes: int = 0
+    xxh3: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.batches < 1 << 62 or not 0 <= self.bytes < 1 << 62:
@@ -98,7 +100,8 @@ class Cache:
         for number in itertools.chain.from_iterable(order):
             self.places[names[number]] = (start, lengths[number])
             start += lengths[number]
-        done = self._done(note, path, [sum(lengths[n] for n in numbers) for numbers in order])
+        tokens = [sum(lengths[n] for n in numbers) for numbers in order]
+        done, digest = self._done(note, path, tokens)
         with progress.bar("features", total=len(chosen), unit="texts") as work:
             work.advance(sum(len(numbers) for numbers in order[: done.batches]))
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -108,32 +111,35 @@ class Cache:
                 for place, numbers in enumerate(order[done.batches :], done.batches + 1):
                     batch = collate([chosen[n] for n in numbers], padding=padding, config=config).to(device)
                     for states in self._computed(batch, [lengths[n] for n in numbers]):
-                        file.write(states.tobytes())
+                        data = states.tobytes()
+                        file.write(data)
+                        digest.update(data)
                     work.advance(len(numbers))
                     if file.tell() - done.bytes >= _SYNC or place == len(order):
                         file.flush()
                         os.fsync(file.fileno())
-                        done = _Done(batches=place, bytes=file.tell())
-                        write_whole(note, msgspec.json.encode(done))
+                        done = _Done(batches=place, bytes=file.tell(), xxh3=digest.hexdigest())
+                        write_checked(note, msgspec.json.encode(done))
         size = done.bytes // (start * np.dtype(self.type).itemsize)
         count = len(self.extractor.layers.numbers) if self.extractor.layers.mix.learned else 1
         self.file = np.memmap(path, dtype=self.type, mode="r", shape=(start, count, size // count))
 
-    def _done(self, note: Path, path: Path, tokens: Sequence[int]) -> "_Done":
-        """How far the file is whole, with `tokens` for each batch; not at all where the note is damaged."""
+    def _done(self, note: Path, path: Path, tokens: Sequence[int]) -> tuple["_Done", xxhash.xxh3_128]:
+        """How far the file is whole, with `tokens` a batch, and the hash of that much; not at all where
+        it or the note is damaged."""
         if not note.exists():
-            return _Done()
+            return _Done(), xxhash.xxh3_128()
         try:
-            done = read_json(note, _Done)
-        except SettingsError as error:
-            progress.warn(f"{error}; the features are computed again")
-            return _Done()
-        size = sum(tokens[: done.batches]) * np.dtype(self.type).itemsize
-        fits = done.batches <= len(tokens) and path.exists() and path.stat().st_size >= done.bytes
-        if not fits or (done.bytes % size if size else done.bytes):
-            progress.warn(f"{note} does not fit to {path}; the features are computed again")
-            return _Done()
-        return done
+            done = read_checked_record(note, _Done)
+            size = sum(tokens[: done.batches]) * np.dtype(self.type).itemsize
+            digest = _hash_of(path, done.bytes)
+            whole = done.batches <= len(tokens) and digest.hexdigest() == done.xxh3
+            if whole and not (done.bytes % size if size else done.bytes):
+                return done, digest
+        except (CheckpointError, FileNotFoundError):
+            pass
+        progress.warn(f"{path} is damaged; its features are computed again")
+        return _Done(), xxhash.xxh3_128()
 
     def __call__(self, batch: Batch) -> list[Tensor]:
         places = [self.places.get(key) for key in _keys(batch, self.extractor.backbone.config)]
@@ -155,6 +161,16 @@ class Cache:
         found = states.float().cpu().numpy().astype(self.type)
         for row, length in enumerate(lengths):
             yield found[row, :length]
+
+
+def _hash_of(path: Path, size: int) -> xxhash.xxh3_128:
+    """The hash of the first `size` bytes of a file, or of all where it has fewer."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while size and (block := file.read(min(size, _SYNC))):
+            digest.update(block)
+            size -= len(block)
+    return digest
 
 
 def _key(ids: NDArray[Any], types: NDArray[Any] | None, tells_segments: bool) -> bytes:

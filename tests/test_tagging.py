@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from difflib import SequenceMatcher
 from pathlib import Path
 
 import numpy as np
@@ -262,8 +263,9 @@ def test_long_texts_keep_their_order_and_every_word(tuned: Path) -> None:
     pieces = answerer.answers([from_text(piece + "。", None, where="") for piece in short[:30]])
     found = [text[e.start : e.end] for e in answer.entities]
     expected = [piece.text[e.start : e.end] for piece in pieces for e in piece.entities]
-    same = sum(a == b for a, b in zip(found, expected, strict=False))
-    assert same > 0.9 * len(expected)
+    # In order, but one that is found more or less must not shift all behind it.
+    blocks = SequenceMatcher(None, found, expected, autojunk=False).get_matching_blocks()
+    assert sum(block.size for block in blocks) > 0.9 * len(expected)
 
 
 def test_transformers_reads_the_folder_with_equal_scores(tuned: Path) -> None:

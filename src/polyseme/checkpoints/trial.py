@@ -16,7 +16,7 @@ from polyseme.checkpoints.weights import Stored
 from polyseme.errors import CheckpointError, PolysemeError
 from polyseme.files import disk_errors
 from polyseme.integrity import recorded
-from polyseme.records import to_json
+from polyseme.records import flat, to_json
 from polyseme.text.tokenizer import Tokenizer
 from polyseme.text.tokenizer_files import read_tokenizer
 
@@ -50,7 +50,7 @@ def try_saving(model: Model, out: Path, *, folder: Path) -> Model:
 def _read_back(model: Model, folder: Path, stored: dict[str, Stored]) -> Model:
     read, _ = read_model(folder, heads=list(model.heads), stored=stored)
     pairs: dict[str, tuple[Any, Any]] = {
-        "settings": (model.backbone.config, read.backbone.config),
+        "settings": (_settings(model), _settings(read)),
         "card": (to_json(card_of(model)), to_json(read.card)),
         "tensors": (_shapes(model), _shapes(read)),
         "tensors of the task": (
@@ -88,6 +88,12 @@ def _stored(weights: dict[str, Tensor], path: Path) -> dict[str, Stored]:
         return Stored(name, path, tuple(tensor.shape), lambda: tensor)
 
     return {name: stored(name, tensor) for name, tensor in weights.items()}
+
+
+def _settings(model: Model) -> dict[str, Any]:
+    """The network's choices, without those that only matter for fresh weights and are written nowhere."""
+    left_out = format_of(model.card.family).fresh_only
+    return {name: value for name, value in flat(model.backbone.config).items() if name not in left_out}
 
 
 def _shapes(model: Model) -> dict[str, tuple[int, ...]]:

@@ -50,6 +50,9 @@ def load(
 ) -> Model:
     """The model of a folder or hub name, in evaluation mode, with the `heads` that are asked for.
 
+    A name on a hub is `owner/name`, `owner/name@revision` (a branch, tag or commit), or either behind
+    `modelscope:` or `huggingface:`; the environment variable `POLYSEME_HUB` names the hub of other names.
+
     `heads` come from the file; those in `fresh` start from random values (of torch's global generator)
     instead, and those in both only where the file has none. "pooler" may be named beside the heads. A fresh
     "classification" head needs the `labels`, and pools as `pooling` says. Weights become float32 unless

@@ -1,13 +1,13 @@
 """The files that make a model folder an embedding model of sentence-transformers."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from torch import nn
 
-from polyseme.checkpoints.dense import dense_files, read_dense
 from polyseme.checkpoints.json_files import read_array, read_object
 from polyseme.checkpoints.model import Card
 from polyseme.checkpoints.sentence_transformers_keys import (
@@ -20,8 +20,10 @@ from polyseme.checkpoints.sentence_transformers_keys import (
     check_keys,
 )
 from polyseme.errors import CheckpointError
-from polyseme.models.projection import Dense, UnitLength
 from polyseme.records import to_json
+
+if TYPE_CHECKING:
+    from torch import nn
 
 POOLINGS = {"cls": "first", "mean": "mean", "max": "max", "lasttoken": "last"}
 """Pooling modes of sentence-transformers by our names."""
@@ -98,6 +100,9 @@ def read_after_pooling(folder: Path, *, size: int) -> list[nn.Module]:
 
     `size` is that of the states.
     """
+    from polyseme.checkpoints.dense import read_dense  # Cards are read for the help too, without torch.
+    from polyseme.models.projection import UnitLength
+
     found: list[nn.Module] = []
     modules = [module for module in _modules(folder) if _kind(module, folder) != "Dropout"]
     for place, module in enumerate(modules):
@@ -123,6 +128,9 @@ def pooling_files(
     card: Card, *, hidden_size: int, max_positions: int, after_pooling: Sequence[nn.Module] = ()
 ) -> dict[str, bytes]:
     """The files beside the model's own, by name, for a card that names its pooling."""
+    from polyseme.checkpoints.dense import dense_files
+    from polyseme.models.projection import Dense
+
     modes = {ours: theirs for theirs, ours in POOLINGS.items()}
     if card.pooling not in modes:
         raise CheckpointError(

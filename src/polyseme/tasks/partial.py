@@ -29,7 +29,6 @@ _NO_MATTER = (
     "machine.threads",
     "machine.batch_tokens",
     "machine.precision",
-    "skip_non_finite_steps",
 )
 """Settings that the state of a run remembers where they matter, or that change no weights."""
 _COMMAND, _FIT, _SAVING = "command.json", "fit.json", "saving"

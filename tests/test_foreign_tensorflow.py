@@ -17,7 +17,7 @@ from polyseme.checkpoints.foreign.layouts import LAYOUTS, layout_of
 from polyseme.checkpoints.foreign.opening import Opened, open_folder
 from polyseme.checkpoints.loading import heads_in, load
 from polyseme.checkpoints.readers.tensorflow import checkpoint_files, open_checkpoint
-from polyseme.errors import CheckpointError
+from polyseme.errors import CheckpointError, PolysemeError
 
 pytest.importorskip("transformers")
 
@@ -374,3 +374,28 @@ def test_every_layout_of_the_table_is_one(name: str) -> None:
     assert layout.architectures[-1][0] == ""
     for expression in layout.ignored.values():
         re.compile(expression)
+
+
+def test_an_xlnet_settings_file_with_any_value_of_another_kind_is_refused_or_opened(tmp_path: Path) -> None:
+    sizes = {"d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 24}
+    model = writer.random_model("XLNetLMHeadModel", vocab_size=28, **sizes)
+    folder = writer.write(tmp_path / "x", writer.xlnet(model), "xlnet_model.ckpt")
+    said = {**sizes, "n_token": 28, "d_head": 8, "ff_activation": "gelu", "untie_r": True}
+    values: list[Any] = [None, True, -1, 0, 1 << 40, -1.5, 1e308, "", "x", [], ["gelu"], {}, {"n_head": 2}]
+    refused = 0
+    for name in said:
+        for value in values:
+            (folder / "xlnet_config.json").write_text(json.dumps({**said, name: value}), encoding="utf-8")
+            try:
+                load(folder)
+            except PolysemeError:
+                refused += 1
+    for content in (
+        '{"n_head": {"n_head": 2}, "ff_activation": "gelu"}',
+        "[" * 9_999,
+        '{"n_head": ' + "9" * 5_000 + "}",
+    ):
+        (folder / "xlnet_config.json").write_text(content, encoding="utf-8")
+        with pytest.raises(PolysemeError):
+            load(folder)
+    assert refused > 50

@@ -11,6 +11,7 @@ from pathlib import Path
 from polyseme.errors import CheckpointError
 
 MAX_SETTINGS_BYTES = 1 << 26
+MAX_LIST_BYTES = 1 << 30
 _FILES = (".json", ".txt", ".model", ".safetensors", ".bin")
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -62,7 +63,7 @@ def read_small(path: Path, *, max_bytes: int = MAX_SETTINGS_BYTES) -> bytes:
     try:
         require_regular(path)
         if path.stat().st_size > max_bytes:
-            raise CheckpointError(f"{path} is larger than {max_bytes >> 20} MB, which no file of settings is")
+            raise CheckpointError(f"{path} is larger than {max_bytes >> 20} MB, which no file of its kind is")
         return path.read_bytes()
     except FileNotFoundError:
         raise

@@ -154,8 +154,9 @@ def nested(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_toml(path: Path, kind: type[R]) -> R:
     """The record that a TOML file holds, or a `SettingsError` that names file, place and rule."""
+    content = _read(path, max_bytes=_MAX_TOML_BYTES)
     try:
-        text = _read(path, max_bytes=_MAX_TOML_BYTES).decode("utf-8")
+        text = content.decode("utf-8")
         # tomllib takes time with the square of a key's parts.
         if any(line.partition("=")[0].strip().count(".") > _MAX_DEPTH for line in text.split("\n")):
             raise RecursionError

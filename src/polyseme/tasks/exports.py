@@ -42,7 +42,7 @@ def gold_beside(path: Path) -> dict[str, str] | None:
     try:
         tags = msgspec.json.decode(beside.read_bytes(), type=list[dict[str, str]])
         return {tag["id"]: tag["tag"] for tag in tags}
-    except (msgspec.DecodeError, KeyError) as error:
+    except (ValueError, RecursionError, KeyError) as error:
         raise DataError(f"{beside} is no list of objects with id and tag: {error}") from error
 
 

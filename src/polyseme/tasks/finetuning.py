@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from polyseme.checkpoints.model import Model
+from polyseme.errors import CheckpointError
 from polyseme.records import defaults_of, from_flat
 from polyseme.tasks.folds import folds
 from polyseme.tasks.partial import (
@@ -249,5 +250,10 @@ def journal_of(runs: list[Run]) -> dict[str, bytes]:
 
 
 def scores_of(of_runs: list[dict[str, float]]) -> dict[str, Score]:
-    """Each score over all runs."""
+    """Each score over all runs; a `CheckpointError` where a run that was read from disk has other ones."""
+    if any(scores.keys() != of_runs[0].keys() for scores in of_runs):
+        raise CheckpointError(
+            "the results of the seeds have different scores, so one of the files that were kept of them is "
+            "damaged; remove the folder that ends in .partial, and start again"
+        )
     return {name: Score.of([scores[name] for scores in of_runs]) for name in of_runs[0]}

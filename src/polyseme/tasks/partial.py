@@ -39,7 +39,6 @@ _NO_MATTER = (
     "machine.threads",
     "machine.batch_tokens",
     "machine.precision",
-    "skip_non_finite_steps",
 )
 """Settings that the state of a run remembers where they matter, or that change no weights."""
 _OTHERWISE = "; remove the folder to begin anew, or the one file to do its part again"

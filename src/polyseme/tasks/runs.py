@@ -149,7 +149,9 @@ class _Running:
                     after=after,
                     first=self.standing.step,
                     clip=self.settings.clip,
-                    skip_non_finite=max(0, self.settings.skip_non_finite_steps - self.standing.skipped),
+                    skip_non_finite=max(
+                        0, self.settings.saving.skip_non_finite_steps - self.standing.skipped
+                    ),
                     precision=self.shared.precision,
                     device=self.shared.device,
                     split=self._parts,

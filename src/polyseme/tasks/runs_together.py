@@ -171,7 +171,7 @@ class _Running:
                 after=self._after,
                 first=self.standing.step,
                 clip=self.settings.clip,
-                skip_non_finite=max(0, self.settings.skip_non_finite_steps - self.standing.skipped),
+                skip_non_finite=max(0, self.settings.saving.skip_non_finite_steps - self.standing.skipped),
                 precision=first.precision,
                 device=first.device,
             )

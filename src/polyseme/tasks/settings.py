@@ -121,9 +121,6 @@ class FinetuneSettings(Record, frozen=True):
     keep_special_tokens: tuple[str, ...] = ()
     """Special tokens to find in the texts, as the marks [E1] and [/E1] of entities; the model keeps
     them. Others are read as the characters that they are written with."""
-    skip_non_finite_steps: int = 0
-    """How many steps of a seed may be skipped because their loss or gradient is NaN or infinite; the next
-    such step stops it, and its last saved state is kept. 0: the first one does."""
     rates: RateSettings = RateSettings()
     stages: StageSettings = StageSettings()
     features: FeatureSettings = FeatureSettings()
@@ -138,9 +135,8 @@ class FinetuneSettings(Record, frozen=True):
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
             if getattr(self, name) > LARGEST:
                 raise ValueError(f"{name} must be at most {LARGEST:g}, got {getattr(self, name)}")
-        for name in ("clip", "skip_non_finite_steps"):
-            if (getattr(self, name) or 0) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.clip is not None and self.clip < 0:
+            raise ValueError(f"clip must not be negative, got {self.clip}; 0 is no clipping")
         for name in ("epochs", "batch_size", "patience"):
             value = getattr(self, name)
             if value is not None and value < 1:

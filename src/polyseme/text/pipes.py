@@ -9,7 +9,7 @@ from typing import Any
 
 from polyseme.errors import DataError
 
-WAIT_SECONDS = 5.0
+WAIT_SECONDS = 3.0
 """How long a pipe may stay without a process that writes."""
 
 

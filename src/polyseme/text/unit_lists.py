@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from polyseme.errors import DataError
+from polyseme.errors import CheckpointError, DataError
 from polyseme.files import refuse_lfs_pointer
+from polyseme.input_files import MAX_LIST_BYTES, read_small
 
 Finder = Callable[[Sequence[str]], list[tuple[int, int]]]
 """From the pieces of a text (words, blanks, signs) to the runs of pieces that are one unit."""
@@ -50,9 +51,11 @@ def read_unit_list(path: Path, normalise: Callable[[str], str]) -> UnitList:
     """The list in a file, one entry a line, made alike as the text is; blank lines are left out."""
     refuse_lfs_pointer(path, DataError)
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        lines = read_small(path, max_bytes=MAX_LIST_BYTES).decode("utf-8-sig").split("\n")
     except FileNotFoundError as error:
         raise DataError(f"there is no list of phrases or entities {path}") from error
+    except CheckpointError as error:
+        raise DataError(f"the list {error}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"the list {path} cannot be read: {error}") from error
     entries = [entry for line in lines if (entry := normalise(line).strip())]

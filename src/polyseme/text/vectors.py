@@ -16,7 +16,7 @@ from polyseme.text.sources import read_blocks
 
 Vector = npt.NDArray[np.float32]
 
-_HEADER = re.compile(rb"^ *(\d+) +(\d+) *\r?\n")
+_HEADER = re.compile(rb"^ *(\d{1,18}) +(\d{1,18}) *\r?\n")
 _WIDEST = 1 << 16
 _LONGEST_LINE = 1 << 22
 
@@ -146,7 +146,7 @@ def _matrix(path: Path) -> Iterator[tuple[str, Vector]]:
         raise DataError(f"the words of {path} are missing; write them one a line into {names[0]}")
     try:
         matrix = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path} is no NumPy matrix: {error}") from error
     words = listed.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     if matrix.ndim != 2 or not np.issubdtype(matrix.dtype, np.floating) or len(matrix) != len(words):

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from polyseme.errors import DataError, MissingExtra, SettingsError
+from polyseme.errors import CheckpointError, DataError, MissingExtra, SettingsError
 from polyseme.files import refuse_lfs_pointer
+from polyseme.input_files import MAX_LIST_BYTES, read_small
 from polyseme.records import nearest
 
 
@@ -140,9 +141,11 @@ def read_dictionary(path: Path) -> list[DictionaryWord]:
     """The words of a user dictionary; a `DataError` names file and line where it is none."""
     refuse_lfs_pointer(path, DataError)
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        lines = read_small(path, max_bytes=MAX_LIST_BYTES).decode("utf-8-sig").split("\n")
     except FileNotFoundError as error:
         raise DataError(f"there is no dictionary {path}") from error
+    except CheckpointError as error:
+        raise DataError(f"the dictionary {error}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"the dictionary {path} cannot be read: {error}") from error
     return [
@@ -152,7 +155,7 @@ def read_dictionary(path: Path) -> list[DictionaryWord]:
 
 def _dictionary_word(parts: list[str], path: Path, line: int) -> DictionaryWord:
     word, rest = parts[0], parts[1:]
-    count = int(rest.pop(0)) if rest and rest[0].isdecimal() else None
+    count = int(rest.pop(0)) if rest and rest[0].isdecimal() and len(rest[0]) < 19 else None
     tag = rest.pop(0) if rest else None
     if rest or (tag and tag[0].isdecimal()):
         raise DataError(

@@ -179,8 +179,13 @@ class SavingSettings(Record, frozen=True, kw_only=True):
     """Minutes between two saved states."""
     save_steps: int | None = None
     """Steps between two saved states, instead of minutes."""
+    skip_non_finite_steps: int = 0
+    """How many steps of a seed may be skipped because their loss or gradient is NaN or infinite; the next
+    such step stops it, and its last saved state is kept. 0: the first one does."""
 
     def __post_init__(self) -> None:
+        if self.skip_non_finite_steps < 0:
+            raise ValueError(f"skip_non_finite_steps must not be negative, got {self.skip_non_finite_steps}")
         if self.save_every <= 0 or (self.save_steps is not None and self.save_steps < 1):
             raise ValueError(
                 f"save_every and save_steps must be above 0, got {self.save_every} and {self.save_steps}"

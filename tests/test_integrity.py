@@ -341,6 +341,8 @@ def test_folders_of_others_are_read_as_they_are(folder: Path, capsys: pytest.Cap
     path = next(foreign.rglob("config.json")).parent
     assert verify(path).files == 0
     assert main(["verify", str(path)]) == 0
+    with pytest.raises(CheckpointError, match=r"there is no folder .*nowhere; name one of a model, a store"):
+        verify(folder / "nowhere")
     assert "no checksums, since polyseme did not write it; nothing was compared" in capsys.readouterr().out
 
 

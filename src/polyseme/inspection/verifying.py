@@ -11,7 +11,6 @@ import msgspec
 import xxhash
 
 from polyseme import progress
-from polyseme.checkpoints.hub import resolve
 from polyseme.embedding.jobs import check_job
 from polyseme.errors import CheckpointError
 from polyseme.files import held, write_whole
@@ -60,7 +59,9 @@ def verify(folder: str | Path, *, accept: bool = False) -> Verified:
     >>> verify("models/mini").damaged  # doctest: +SKIP
     {}
     """
-    folder = resolve(folder)
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise CheckpointError(f"there is no folder {folder}; name one of a model, a store, a run or a job")
     with _held(folder):
         if accept:
             _accept(folder)

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from polyseme import files, progress
-from polyseme.errors import DataError
+from polyseme.errors import CheckpointError, DataError
 from polyseme.integrity import read_checked, write_checked
 from polyseme.records import Record, from_flat, to_json, to_plain
 from polyseme.text.blocks import Blocks
@@ -202,11 +202,13 @@ def _already_prepared(
     """The store in `out`, where the same command wrote it before."""
     if not (out / ORIGIN).is_file() or not (out / MANIFEST).is_file():
         return None
-    store = Store.open(out)
+    try:
+        store, origin = Store.open(out), msgspec.json.decode(read_checked(out / ORIGIN))
+    except CheckpointError:
+        return None  # damaged, or of another version: in the way, as anything else
     if msgspec.json.decode(msgspec.json.encode(_kept(settings, tokenizer))) != store.manifest.settings:
         return None
-    origin = _origin(settings, texts)
-    return store if origin == msgspec.json.decode(read_checked(out / ORIGIN)) else None
+    return store if origin == _origin(settings, texts) else None
 
 
 def _tell(manifest: Manifest) -> None:

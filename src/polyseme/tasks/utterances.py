@@ -10,7 +10,7 @@ import msgspec
 from polyseme.errors import DataError
 from polyseme.tasks.intent_settings import UtteranceSettings
 from polyseme.tasks.skipping import parsed
-from polyseme.tasks.tables import read_table
+from polyseme.tasks.tables import FileSettings, read_table
 from polyseme.tasks.tag_schemes import tags_of
 from polyseme.tasks.tagged_columns import cells_of
 from polyseme.tasks.tagged_texts import Entity, TaggedText, from_text, from_words
@@ -94,7 +94,8 @@ def _columns(path: Path, settings: UtteranceSettings, *, labelled: bool) -> Iter
 
 
 def _json(path: Path, settings: UtteranceSettings, *, labelled: bool) -> Iterator[Utterance]:
-    table = read_table(path, names=(), header="no", reading=_lines(settings))
+    files = FileSettings(header="no", encoding=settings.encoding, errors=settings.errors)
+    table = read_table(path, files, roles=())
     return parsed(table.rows, lambda row: _object(row.where, row.cells, settings, labelled=labelled))
 
 

@@ -82,7 +82,8 @@ class FusedIntents:
         """Intents and slot labels by spelling."""
         examples = list(examples)
         labels = {label for example in examples for label in _labels(example)} - {OUTSIDE}
-        return FusedInventory(labels=intent_names(examples), slots=(OUTSIDE, _UNKNOWN, *sorted(labels)))
+        names = intent_names(examples, self.settings.skip_label)
+        return FusedInventory(labels=names, slots=(OUTSIDE, _UNKNOWN, *sorted(labels)))
 
     def stratum(self, example: Utterance) -> object:
         """Its intents."""

@@ -36,7 +36,7 @@ def merged_numbers(labels: Collection[str]) -> set[str]:
     merged = {spelt[label] if all_whole or spelt[label] in repeated else label for label in labels}
     if merged != set(labels):
         shown = ", ".join(sorted(label for label in labels if label not in merged)[:5])
-        progress.say(f"labels that are whole numbers are read without decimals: {shown} of {len(labels)}")
+        progress.say(f"labels that are whole numbers are read without decimals: {shown}")
     return merged
 
 
@@ -55,8 +55,8 @@ def refuse_doubtful(labels: Mapping[str, int], skip_label: str | None) -> None:
         others = ", ".join(repr(label) for label in sorted(labels) if label != doubtful)
         raise DataError(
             f"the label {doubtful!r} of {labels[doubtful]:,} examples, beside {others[:60]}, usually stands "
-            f"for none: leave these examples out with --skip-label {doubtful}, or say --skip-label none if it "
-            "is a label like the others"
+            f"for none: leave these examples out with --skip-label {doubtful}, or say --skip-label none if "
+            "it is a label like the others"
         )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from polyseme import progress
 from polyseme.checkpoints.formats import Format
 from polyseme.embedding.windows import windows
 from polyseme.errors import DataError
@@ -18,7 +19,7 @@ from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Transformer
 from polyseme.tasks.entities import EntityScore, EntityScores, score_entities
 from polyseme.tasks.metrics import accuracy
-from polyseme.tasks.tag_schemes import Span, all_tags, scheme_of, spans, tags_of
+from polyseme.tasks.tag_schemes import Span, all_tags, refuse_mixed, scheme_of, spans, tags_of
 from polyseme.tasks.tagged_files import read_tagged
 from polyseme.tasks.tagged_texts import Entity, TaggedText
 from polyseme.tasks.taggers import Tagger
@@ -82,7 +83,11 @@ class Tagging:
             )
         scheme: str = self.settings.scheme
         if scheme == "auto":
-            scheme = scheme_of(tag for example in kept for tag in example.tags or ())
+            tags = {tag for example in kept for tag in example.tags or ()}
+            refuse_mixed(tags)
+            scheme = scheme_of(tags)
+            if tags:
+                progress.say(f"the tags are of the scheme {scheme}; types: {', '.join(types[:12])}")
             scheme = "bio" if scheme == "io" else scheme
         return Inventory(labels=all_tags(types, scheme))
 

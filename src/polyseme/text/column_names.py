@@ -23,7 +23,8 @@ NAMES: dict[str, tuple[str, ...]] = {
     "label": (
         *("label", "labels", "标签", "class", "category", "target", "quality", "entailment_judgment"),
         *("sentiment", "polarity", "emotion", "tag", "类别", "类别标签", "分类", "分类标签", "情感"),
-        *("情感标签", "情感倾向", "情感类别", "情感极性", "情绪", "极性", "标注", "标注结果", "一级标签", "一级分类"),
+        *("情感标签", "情感倾向", "情感类别", "情感极性", "情绪", "极性", "标注", "标注结果", "一级标签"),
+        *("一级分类",),
     ),
     "score": (
         *("score", "similarity", "relatedness_score", "label", "labels", "rating", "stars"),

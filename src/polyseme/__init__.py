@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from polyseme.inspection.tokens import show_tokens
     from polyseme.tasks.finetuning import finetune
     from polyseme.tasks.predicting import evaluate, predict
+    from polyseme.tasks.predictor import Predictor
     from polyseme.text.preparing import prepare
     from polyseme.text.store import Store
     from polyseme.text.tokenizer import Tokenizer
@@ -35,6 +36,7 @@ __all__ = [
     "Embedder",
     "Filler",
     "Generator",
+    "Predictor",
     "Store",
     "Tokenizer",
     "convert",
@@ -63,6 +65,7 @@ _MODULES = {
     "Embedder": "polyseme.embedding.embedder",
     "Filler": "polyseme.generation.filling",
     "Generator": "polyseme.generation.generating",
+    "Predictor": "polyseme.tasks.predictor",
     "Store": "polyseme.text.store",
     "Tokenizer": "polyseme.text.tokenizer",
     "convert": "polyseme.checkpoints.convert",

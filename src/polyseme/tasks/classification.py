@@ -19,9 +19,10 @@ from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Transformer
 from polyseme.tasks.auxiliary_lm import BESIDE
 from polyseme.tasks.label_values import known_label, merged_numbers, refuse_doubtful
-from polyseme.tasks.labelled_texts import LabelledText, read_labelled
+from polyseme.tasks.labelled_texts import LabelledText, example_of, read_labelled, texts_by_name
 from polyseme.tasks.metrics import accuracy, by_label, confusion, macro_f1, matthews, micro_f1
 from polyseme.tasks.on_backbone import OnBackbone
+from polyseme.tasks.predictions import ClassificationPrediction
 from polyseme.tasks.settings import ClassificationSettings
 from polyseme.tasks.task import Inventory, Row
 from polyseme.tasks.text_rows import chosen_pooling, text_rows
@@ -164,6 +165,19 @@ class Classification:
         """`label`, or `labels` where there may be several, and the probability of each."""
         said = {"labels": list(answer.labels)} if self.settings.several else {"label": answer.labels[0]}
         return {**said, "probabilities": answer.probabilities}
+
+    def example(self, given: Any, *, where: str) -> LabelledText:
+        """From a text, or a pair of texts."""
+        return example_of(given, where)
+
+    def prediction(self, answer: Labelling) -> ClassificationPrediction:
+        """The label, or the labels, and the probability of each."""
+        label = None if self.settings.several else answer.labels[0]
+        return ClassificationPrediction(label, answer.labels, answer.probabilities)
+
+    def inputs(self, example: LabelledText) -> Mapping[str, Any]:
+        """The columns of its row, or text and pair."""
+        return example.cells or texts_by_name(example.text, example.pair)
 
     def _label(self, example: LabelledText, inventory: Inventory) -> NDArray[Any] | None:
         if example.labels is None:

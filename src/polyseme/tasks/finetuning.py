@@ -15,6 +15,7 @@ from polyseme.files import write_whole
 from polyseme.records import defaults_of, from_flat
 from polyseme.tasks.folds import folds
 from polyseme.tasks.partial import Partial, check_command, partial, settings_of, task_of
+from polyseme.tasks.prediction_files import rounded
 from polyseme.tasks.preparation import Data, Preparation
 from polyseme.tasks.runs import Run, run
 from polyseme.tasks.settings import FinetuneSettings
@@ -200,7 +201,7 @@ def _save(
     write_journal(outcome.folder, runs)
     if outcome.out_of_fold:
         answers = _answers_of(shared, data["train"], runs, best.seed)
-        said = [msgspec.json.encode(shared.task.write(answer)) for answer in answers]
+        said = [msgspec.json.encode(rounded(shared.task.write(answer))) for answer in answers]
         write_whole(outcome.folder / "out_of_fold.jsonl", b"".join(line + b"\n" for line in said))
 
 

@@ -28,11 +28,12 @@ from polyseme.tasks.intent_settings import IntentSettings
 from polyseme.tasks.label_values import refuse_doubtful
 from polyseme.tasks.metrics import accuracy, by_label
 from polyseme.tasks.on_backbone import OnBackbone
+from polyseme.tasks.predictions import EntityPrediction, IntentPrediction
 from polyseme.tasks.tag_schemes import OUTSIDE, Span, spans
 from polyseme.tasks.tagged_texts import Entity
 from polyseme.tasks.task import ByToken, Inventory, Row
 from polyseme.tasks.text_rows import chosen_pooling
-from polyseme.tasks.utterances import Utterance, read_utterances, slot_tags
+from polyseme.tasks.utterances import Utterance, read_utterances, slot_tags, utterance_of
 from polyseme.tasks.word_rows import word_row
 from polyseme.text.tokenizer import Tokenizer
 
@@ -166,6 +167,21 @@ class Intents:
             ],
             "probabilities": answer.probabilities,
         }
+
+    def example(self, given: Any, *, where: str) -> Utterance:
+        """From a text, a list of words, or an object of text or tokens, and slots."""
+        return utterance_of(given, where, self.settings)
+
+    def prediction(self, answer: Understood) -> IntentPrediction:
+        """The intents and the slots with their characters."""
+        slots = tuple(
+            EntityPrediction(e.type, answer.text[e.start : e.end], e.start, e.end) for e in answer.entities
+        )
+        return IntentPrediction(answer.intents, slots, answer.probabilities)
+
+    def inputs(self, example: Utterance) -> Mapping[str, Any]:
+        """The keys of its object, or the text."""
+        return example.tagged.cells or {"text": example.tagged.text}
 
     def _answer(self, said: ByToken, example: Utterance, inventory: IntentInventory) -> Understood:
         intents, probabilities = chosen_intents(said.text[0], inventory, several=self.settings.several)

@@ -89,6 +89,10 @@ def read_marked(
     doccano = not table.objects and [column.casefold() for column in table.columns] == _DOCCANO
     separator = "#" if doccano else "|"
 
+    def cells(row: TableRow) -> Mapping[str, Any]:
+        alone = not table.named and len(row.cells) == 1
+        return {} if labelled else {"text": row.cells["0"]} if alone else row.cells
+
     def marked(row: TableRow) -> MarkedText:
         text = _text(row, columns.text)
         pair = None if columns.pair is None else _text(row, columns.pair)
@@ -97,7 +101,7 @@ def read_marked(
         mark = row.cells.get(columns.label) if labelled and columns.label is not None else None
         name = columns.label or "label"
         mark = export_value(mark, f"{row.where}: {name}")
-        return MarkedText(text, pair, mark, row.where, name, {} if labelled else row.cells, separator)
+        return MarkedText(text, pair, mark, row.where, name, cells(row), separator)
 
     return _without_skipped(parsed(table.rows, marked), path, settings), table.about(
         {"text": columns.text, "pair": columns.pair, role: columns.label if labelled else None}
@@ -121,6 +125,11 @@ def text_and_pair(given: Any, where: str) -> tuple[str, str | None]:
         case {"text": str(text)} if "pair" not in given:
             return text, None
     raise DataError(f"{where} is {given!r:.60}; it must be a text, or a pair of texts")
+
+
+def texts_by_name(text: str, pair: str | None) -> dict[str, str]:
+    """The texts as columns, where no file gives names."""
+    return {"text": text} if pair is None else {"text": text, "pair": pair}
 
 
 def _without_skipped(

@@ -20,9 +20,10 @@ from polyseme.models.heads import ClassificationHead
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Transformer
 from polyseme.tasks.label_values import refuse_doubtful
-from polyseme.tasks.labelled_texts import MarkedText, read_marked
+from polyseme.tasks.labelled_texts import MarkedText, read_marked, text_and_pair, texts_by_name
 from polyseme.tasks.metrics import pearson, spearman
 from polyseme.tasks.on_backbone import OnBackbone
+from polyseme.tasks.predictions import RegressionPrediction
 from polyseme.tasks.reading_report import announced, shortened
 from polyseme.tasks.settings import RegressionSettings
 from polyseme.tasks.skipping import parsed
@@ -156,6 +157,18 @@ class Regression:
     def write(self, answer: float) -> dict[str, Any]:
         """`score`."""
         return {"score": answer}
+
+    def example(self, given: Any, *, where: str) -> ScoredText:
+        """From a text, or a pair of texts."""
+        return ScoredText(*text_and_pair(given, where), None, where)
+
+    def prediction(self, answer: float) -> RegressionPrediction:
+        """The score."""
+        return RegressionPrediction(answer)
+
+    def inputs(self, example: ScoredText) -> Mapping[str, Any]:
+        """The columns of its row, or text and pair."""
+        return example.cells or texts_by_name(example.text, example.pair)
 
 
 class Regressor(OnBackbone):

@@ -61,6 +61,7 @@ class ClassificationSettings(WholeTextSettings, frozen=True, kw_only=True):
     left (GPT: 0.5); 0 for not at all."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.separator == "":
             raise ValueError("separator must not be empty")
         if self.label_until == "":

@@ -11,16 +11,14 @@ import msgspec
 from polyseme.errors import DataError
 from polyseme.tasks.exports import gold_beside, plain_cells
 from polyseme.tasks.skipping import bad, parsed
-from polyseme.text.column_names import is_known, looks_like_a_name
 from polyseme.text.delimited import (
     DelimitedSettings,
     NumberedRow,
     numbered_rows,
     other_delimiter,
-    split_otherwise,
     suffix_of,
 )
-from polyseme.text.header import LOOK, has_header
+from polyseme.text.header import LOOK, has_header, refuse_other_delimiter
 from polyseme.text.json_lines import decode_line, why_not
 from polyseme.text.reading import TextSettings, read_lines
 
@@ -126,18 +124,10 @@ def read_table(
         options=options,
     )
     if not named and len(first.cells) == 1:
-        _refuse_other_delimiter(path, settings, beginning, roles)
+        refuse_other_delimiter(path, settings, beginning, roles)
     columns = [cell.strip() for cell in first.cells] if named else [str(n) for n in range(len(first.cells))]
     rows = chain(near, numbered) if named else chain(blank, [first], near, numbered)
     return Table(path, columns, named, _fitted(path, columns, rows), beginning)
-
-
-def _refuse_other_delimiter(path: Path, settings: FileSettings, line: str, roles: Collection[str]) -> None:
-    """Refuse a file of one column whose first line has known names between other delimiters."""
-    hint = other_delimiter(path, settings, line)
-    cells = [cell.strip(" \"'") for cell in split_otherwise(path, settings, line)]
-    if hint and any(is_known(cell, roles) for cell in cells) and all(map(looks_like_a_name, cells)):
-        raise DataError(f"{path} is read as one column{hint}")
 
 
 def _reading(settings: FileSettings) -> TextSettings:

@@ -125,9 +125,7 @@ def _columns(path: Path, settings: UtteranceSettings, *, labelled: bool) -> Iter
                 )
         words = [cells[0] for _, cells in rows]
         if set(words) - {"O"} and all(map(CLEAR_TAG.fullmatch, words)):
-            raise DataError(
-                f"{where}: the first column looks like slots ({words[0]}); write the word first, then its slot"
-            )
+            raise DataError(f"{where}: the first column looks like slots ({words[0]}); write the word first")
         tags = [cells[settings.slot_column] for _, cells in rows]
         tagged = from_words([cells[0] for _, cells in rows], tags, where=where)
         return Utterance(tagged, _intents(said[0], where, settings) if labelled else None)

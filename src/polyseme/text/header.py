@@ -6,6 +6,7 @@ from typing import Literal
 
 from polyseme.errors import DataError
 from polyseme.text.column_names import is_known, looks_like_a_name
+from polyseme.text.delimited import DelimitedSettings, other_delimiter, split_otherwise
 
 LOOK = 10_000
 """Rows that the first row is compared with."""
@@ -46,6 +47,16 @@ def has_header(
             f"or --header yes and which column is which with {options}"
         )
     return False
+
+
+def refuse_other_delimiter(
+    path: Path, settings: DelimitedSettings, line: str, roles: Collection[str]
+) -> None:
+    """Refuse a file of one column whose first line has known names between other delimiters."""
+    hint = other_delimiter(path, settings, line)
+    cells = [cell.strip(" \"'") for cell in split_otherwise(path, settings, line)]
+    if hint and any(is_known(cell, roles) for cell in cells) and all(map(looks_like_a_name, cells)):
+        raise DataError(f"{path} is read as one column{hint}")
 
 
 def _doubt(cells: Sequence[str], others: Sequence[Sequence[str]], label: int | None) -> str | None:

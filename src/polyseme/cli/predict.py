@@ -44,8 +44,8 @@ class Options(Answering, frozen=True, kw_only=True):
     file: Positional[str]
     """The examples, as in fine-tuning, or one text a line; labels are not looked at."""
     out: str
-    """Where the answers go: .jsonl (an object a line), .csv or .tsv (a row an example, with the columns of
-    the input), or .conll (words and tags)."""
+    """Where the answers go: .jsonl or no suffix (an object a line), .csv or .tsv (a row an example, with the
+    columns of the input), or .conll (words and tags)."""
     keep: str | None = None
     """Columns of the input that are written too, with commas between them, or all, or none; usually all in
     .csv and .tsv, none in .jsonl."""

@@ -128,11 +128,11 @@ def rounded(value: Any) -> Any:
 
 def _suffix(out: Path) -> str:
     suffix = out.suffix.lower()
-    if out.exists() and not out.is_file() and not out.is_dir():
-        return ".jsonl"  # A device or a pipe has no suffix.
+    if not suffix:
+        return ".jsonl"
     if suffix not in (*_LINES, *_DELIMITERS, ".conll"):
         raise SettingsError(
-            f"{out} ends in {suffix or 'nothing'!r}; predictions are written as .jsonl, .csv or .tsv, and "
+            f"{out} ends in {suffix!r}; predictions are written as .jsonl, .csv or .tsv, and "
             "those of words as .conll"
         )
     return suffix

@@ -10,6 +10,7 @@ from polyseme.text.column_names import all_known_as, known_as
 from polyseme.text.delimited import DelimitedSettings, NumberedRow, numbered_rows
 from polyseme.text.header import LOOK, has_header, refuse_other_delimiter
 
+_BLANK: tuple[list[str], ...] = ([], [""])
 _ROLES = ("text", "pair", "label", "score", "id")
 
 
@@ -31,13 +32,14 @@ def table_texts(
     """
     column = settings.text_column
     numbered = numbered_rows(lines, path, settings)
-    near = [row for row in islice(numbered, LOOK) if row.cells not in ([], [""])]
-    if not near:
+    near = list(islice(numbered, LOOK))
+    begin = next((number for number, row in enumerate(near) if row.cells not in _BLANK), None)
+    if begin is None:
         return
-    first = near[0].cells
+    first = near[begin].cells
     named = has_header(
         first,
-        [row.cells for row in near[1:]],
+        [row.cells for row in near[begin + 1 :] if row.cells not in _BLANK],
         path,
         header=settings.header,
         roles=_ROLES,
@@ -46,8 +48,8 @@ def table_texts(
     place = _place(path, [cell.strip() for cell in first], column, named=named)
     if not named and len(first) == 1:
         refuse_other_delimiter(path, settings, first[0], _ROLES)
-    for row in chain(near[named:], numbered):
-        if row.cells in ([], [""]) and len(first) > 1:
+    for row in chain(near[begin + 1 :] if named else near, numbered):
+        if row.cells in _BLANK and len(first) > 1:
             continue
         text = _cell(path, row, place, len(first))
         if announce:

@@ -29,7 +29,7 @@ def write(path: Path, content: str) -> Path:
 
 
 OTHER_FORMS = {
-    "tags first": ("B-PER 张\nI-PER 三\nO 在\n", "first column looks like tags .*--text-column 1 --label-column 0"),
+    "tags first": ("B-PER 张\nI-PER 三\nO 在\n", "first column looks like tags .*--text-column 1 --label"),
     "brat": ("T1\tPER 0 2\t张三\nT2\tLOC 3 5\t北京\n", "brat's standoff format"),
     "brat's relations": ("R1\twork Arg1:T1 Arg2:T2\n", "brat's standoff format"),
     "word/tag": ("张三/nr 在/p 北京/ns\n他/r 走/v\n", "looks like word/tag; write a word, a blank"),

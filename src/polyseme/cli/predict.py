@@ -21,6 +21,10 @@ class Columns(Record, frozen=True):
     """Column of the label."""
     format: str | None = None
     """Form of the file, in tasks that read several: of tagging columns, parallel, json, text or auto."""
+    header: Literal["auto", "yes", "no"] | None = None
+    """Whether the first row of a TSV or CSV file names the columns."""
+    quoting: Literal["auto", "csv", "none"] | None = None
+    """Whether cells of a TSV or CSV file may stand in quotation marks."""
     delimiter: str | None = None
     """What splits the columns of a TSV or CSV file, one character or the word tab."""
     encoding: str | None = None

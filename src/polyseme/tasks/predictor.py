@@ -101,6 +101,8 @@ class Predictor:
         all in .csv and .tsv, and none in .jsonl.
         """
         answerer, target = self._answerer, Path(out)
+        if target.is_file() and Path(file).exists() and target.samefile(file):
+            raise DataError(f"{target} is the file that is read; name another for the predictions")
         task = None if isinstance(answerer, TogetherAnswerer) else answerer.task
         written = PredictionFile(target, keep=keep, task=task)
         in_pairs = isinstance(task, InPairs) and written.is_table

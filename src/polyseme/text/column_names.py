@@ -48,7 +48,10 @@ NAMES: dict[str, tuple[str, ...]] = {
         *("tags", "ner_tags", "label", "labels", "entities", "spans", "annotations"),
         *("标签", "标注", "实体"),
     ),
-    "utterance": ("tokens", "words", "text", "utterance", "query", "sentence", "文本", "内容", "问句"),
+    "utterance": (
+        *("tokens", "words", "text", "utterance", "query", "sentence"),
+        *("文本", "内容", "句子", "问句"),
+    ),
     "slots": ("slots", "tags", "entities", "labels", "槽位", "实体"),
     "intent": ("intent", "intents", "label", "意图", "标签"),
     "passage": ("passage", "context", "article", "text", "sentence", "段落", "文章", "篇章", "原文"),

@@ -126,7 +126,7 @@ def test_labels_are_not_asked_for_where_answers_are_wanted(tmp_path: Path) -> No
         ("a.tsv", [], {}, "there is no text in"),
         ("a.tsv", ["", ""], {}, "a.tsv is empty"),
         ("a.jsonl", [""], {}, "a.jsonl is empty"),
-        ("a.tsv", ["label\tbody", "1\tx"], {}, "no column known as a text; it has label, body: name one"),
+        ("a.tsv", ["label\tstuff", "1\tx"], {}, "no column known as a text; it has label, stuff: name one"),
         ("a.tsv", ["text\tstars", "x\t1"], {}, "no column known as a label; it has text, stars: name one"),
         ("a.tsv", ["text\tlabel"], {"text_column": "body"}, "no column 'body'; it has text, label"),
         ("a.tsv", ["a\tb\tc\td"], {}, "no column known as a text; it has 0, 1, 2, 3"),

@@ -287,7 +287,7 @@ def test_cut_texts_are_counted_once_for_a_whole_file(classifier: Path, tmp_path:
     (tmp_path / "lines.txt").write_text("好\n" * 3000 + "差" * 99 + "\n" + "好" * 99 + "\n", encoding="utf-8")
     with progress.reporting(said):
         predict(tmp_path / "lines.txt", model=classifier, out=tmp_path / "p.jsonl", threads=1)
-    assert said.lines == [
+    assert said.lines[1:] == [
         f"{tmp_path / 'lines.txt'}: 2 of 3002 texts are longer than the 48 tokens read and were cut; "
         "long_texts=windows reads them whole"
     ]

@@ -114,8 +114,8 @@ def test_half_a_character_in_json_is_replaced_on_request(tmp_path: Path, text: s
 
 
 def test_a_line_with_half_a_character_and_without_the_field_says_what_it_lacks(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.jsonl", r'{"body": "a\ud83d"}')
-    with pytest.raises(DataError, match="line 1 has no field 'text'; its fields are: body"):
+    path = write(tmp_path / "a.jsonl", r'{"stuff": "a\ud83d"}')
+    with pytest.raises(DataError, match="line 1 has no field 'text'; its fields are: stuff"):
         lines_of(path, errors="replace")
 
 

@@ -143,7 +143,7 @@ def test_what_cannot_be_filled_is_named(folder: Path, options: dict[str, object]
 
 
 def test_a_pair_in_a_pattern_for_one_text_names_the_line(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "pairs.tsv").write_text("好\t大\t正\n差\t小\t负\n", encoding="utf-8")
+    (tmp_path / "pairs.tsv").write_text("好\t大\t正\n差\t小\t负\n好\t小\t正\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"pairs.tsv, line 1: this is a pair, which the pattern"):
         finetune(
             "classification",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from polyseme.inspection.verifying import verify
     from polyseme.tasks.finetuning import finetune
     from polyseme.tasks.predicting import evaluate, predict
+    from polyseme.tasks.predictor import Predictor
     from polyseme.text.preparing import prepare
     from polyseme.text.store import Store
     from polyseme.text.tokenizer import Tokenizer
@@ -37,6 +38,7 @@ __all__ = [
     "Embedder",
     "Filler",
     "Generator",
+    "Predictor",
     "Store",
     "Tokenizer",
     "convert",
@@ -67,6 +69,7 @@ _MODULES = {
     "Embedder": "polyseme.embedding.embedder",
     "Filler": "polyseme.generation.filling",
     "Generator": "polyseme.generation.generating",
+    "Predictor": "polyseme.tasks.predictor",
     "Store": "polyseme.text.store",
     "Tokenizer": "polyseme.text.tokenizer",
     "convert": "polyseme.checkpoints.convert",

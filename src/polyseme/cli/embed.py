@@ -4,6 +4,7 @@ from tyro.conf import Positional
 
 from polyseme.cli.parsing import by_name
 from polyseme.embedding.settings import EmbedSettings, OutputSettings
+from polyseme.text.table_texts import TextColumnSettings
 
 
 class Options(EmbedSettings, frozen=True, kw_only=True):
@@ -13,7 +14,8 @@ class Options(EmbedSettings, frozen=True, kw_only=True):
     """
 
     text: Positional[str]
-    """A file with one text a line, a folder or pattern of such files, or - for standard input."""
+    """A file with one text a line, or a table with one a row (.csv, .tsv); a folder or pattern of such files,
+    or - for standard input."""
     model: str
     """A model folder, of ours, transformers or sentence-transformers, or a name on a hub: owner/name,
     owner/name@revision or modelscope:owner/name."""
@@ -22,6 +24,7 @@ class Options(EmbedSettings, frozen=True, kw_only=True):
     replace: bool = False
     """Begin anew, whatever an earlier command began or finished under this name."""
     output: OutputSettings = OutputSettings()
+    table: TextColumnSettings = TextColumnSettings()
 
 
 def run(options: Options) -> None:

@@ -21,6 +21,12 @@ class Columns(Record, frozen=True):
     """Column of the label."""
     format: str | None = None
     """Form of the file, in tasks that read several: of tagging columns, parallel, json, text or auto."""
+    header: Literal["auto", "yes", "no"] | None = None
+    """Whether the first row of a TSV or CSV file names the columns."""
+    quoting: Literal["auto", "csv", "none"] | None = None
+    """Whether cells of a TSV or CSV file may stand in quotation marks."""
+    delimiter: str | None = None
+    """What splits the columns of a TSV or CSV file, one character or the word tab."""
     encoding: str | None = None
     """Encoding of the file, or auto."""
     errors: Literal["strict", "replace"] | None = None
@@ -37,12 +43,16 @@ class Answering(PredictSettings, frozen=True, kw_only=True):
 
 
 class Options(Answering, frozen=True, kw_only=True):
-    """Write an answer with its probabilities for each example of a file, as JSON lines."""
+    """Write an answer with its probabilities for each example of a file, as JSON lines, CSV or TSV."""
 
     file: Positional[str]
     """The examples, as in fine-tuning, or one text a line; labels are not looked at."""
     out: str
-    """Where the answers go, one JSON object a line; words and tags where the name ends in .conll."""
+    """Where the answers go: .jsonl or no suffix (an object a line), .csv or .tsv (a row an example, with the
+    columns of the input), or .conll (words and tags)."""
+    keep: str | None = None
+    """Columns of the input that are written too, with commas between them, or all, or none; usually all in
+    .csv and .tsv, none in .jsonl."""
     task: str | None = None
     """Of a model that another library saved, where its head serves several: ranking instead of regression."""
 

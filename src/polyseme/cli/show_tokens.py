@@ -15,6 +15,8 @@ class Options(Record, frozen=True, kw_only=True):
     """The text itself."""
     file: str | None = None
     """A file with one text a line, instead of a text."""
+    text_column: str | None = None
+    """Of a file that is a table, the column that holds the text; usually known by its name."""
     tokenizer: str
     """A folder with a tokenizer (a model's, a store's), a tokenizer.json or a vocab.txt."""
     words: str = "rjieba"

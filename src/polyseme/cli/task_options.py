@@ -10,7 +10,7 @@ import msgspec
 from polyseme.checkpoints.cards import how_made
 from polyseme.records import from_plain
 from polyseme.tasks import TASKS
-from polyseme.tasks.task import settings_kind
+from polyseme.tasks.task import settings_from_training, settings_kind
 
 R = TypeVar("R", bound=msgspec.Struct)
 
@@ -34,7 +34,10 @@ def with_settings_of_model(options: type[R], arguments: Sequence[str]) -> type[R
     name = made.get("task")
     if name not in TASKS:
         return options
-    return _with_examples(options, from_plain(made.get("task_settings", {}), settings_kind(name), where=name))
+    return _with_examples(
+        options,
+        from_plain(settings_from_training(made.get("task_settings", {})), settings_kind(name), where=name),
+    )
 
 
 def _value_of(option: str, arguments: Sequence[str]) -> str | None:

@@ -23,6 +23,7 @@ from polyseme.files import regular_output
 from polyseme.records import Record, from_flat, to_plain
 from polyseme.text.reading import TextSettings, expand, read_lines
 from polyseme.text.surveying import survey
+from polyseme.text.table_texts import TextColumnSettings
 
 _TEXTS, _CHARACTERS = 4096, 1 << 19
 """A block ends with whichever comes first. It is what is held in memory, what lies together in the file, and
@@ -33,6 +34,7 @@ class _Settings(Record, frozen=True):
     """What `embed` is told beside its files."""
 
     reader: EmbedSettings = EmbedSettings()
+    table: TextColumnSettings = TextColumnSettings()
     output: OutputSettings = OutputSettings()
 
 
@@ -42,7 +44,7 @@ def embed(
     """Write one vector for each line of `text` (a file, a folder, a pattern, or "-") and return their number.
 
     An empty line keeps its row. The suffix of `out` names the format: .npy, .parquet or .jsonl. The options
-    are those of `EmbedSettings` and `OutputSettings`.
+    are those of `EmbedSettings`, `OutputSettings` and, for text in a table, `TextColumnSettings`.
 
     Called again with the same words, a job that was stopped goes on where it was, and the file is the same
     byte for byte; a whole file is left alone. A job that was begun with other settings, another model or
@@ -145,7 +147,7 @@ class _Work:
     def _settle(self) -> None:
         """Let the beginning of the text decide whether the precision will do, wherever the job goes on."""
         if self.survey is not None:
-            first = next(_blocks(read_lines(self.text, self._reading())))
+            first = next(_blocks(read_lines(self.text, self._reading(), announce=False)))
             self._embedder.settle(self._embedder.read(list(dict.fromkeys(first))))
 
     def _vectors(self, texts: list[str]) -> Vectors:
@@ -156,7 +158,12 @@ class _Work:
 
     def _reading(self) -> TextSettings:
         reader = self._settings.reader
-        return TextSettings(field=reader.field, encoding=reader.encoding, errors=reader.errors)
+        return TextSettings(
+            field=reader.field,
+            encoding=reader.encoding,
+            errors=reader.errors,
+            **to_plain(self._settings.table),
+        )
 
     @property
     def words(self) -> dict[str, Any]:
@@ -176,6 +183,7 @@ class _Work:
             "field": reader.field,
             "encoding": reader.encoding,
             "errors": reader.errors,
+            "table": to_plain(self._settings.table),
             "dimensions": embedder.width,
             "own_dimensions": reader.dimensions is None,
             "prompt": embedder.prompt,

@@ -102,11 +102,13 @@ def show_tokens(
     dictionary: str | Path | None = None,
     phrases: str = "none",
     entities: str = "none",
+    text_column: str | None = None,
     limit: int = 20,
 ) -> list[CutText]:
     """How `text`, or each of the first `limit` lines of `file`, is cut by the tokenizer of a folder.
 
-    `phrases` and `entities` are as `prepare` takes them, without statistics.
+    `phrases` and `entities` are as `prepare` takes them, without statistics; `text_column` is that of a file
+    that is a table.
 
     >>> show_tokens("程序执行", tokenizer="vocab")[0].tokens[0].text  # doctest: +SKIP
     '程'
@@ -119,15 +121,15 @@ def show_tokens(
         )
     units = unit_sources(phrases, entities, NormalisingSettings())
     cutter = Tokenizer.load(tokenizer)
-    texts = [text] if text is not None else _first_lines(Path(str(file)), limit)
+    texts = [text] if text is not None else _first_lines(Path(str(file)), limit, text_column)
     return [
         cut_text(line, tokenizer=cutter, words=words, dictionary=dictionary, units=units) for line in texts
     ]
 
 
-def _first_lines(file: Path, limit: int) -> list[str]:
+def _first_lines(file: Path, limit: int, text_column: str | None) -> list[str]:
     lines: list[str] = []
-    for line in read_lines(file, TextSettings(encoding="auto")):
+    for line in read_lines(file, TextSettings(encoding="auto", text_column=text_column)):
         if len(lines) == limit:
             break
         if line.strip():

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from polyseme.records import Record
+from polyseme.tasks.tables import FileSettings
 
 
 class ReadingSettings(Record, frozen=True):
@@ -52,7 +53,7 @@ class ChoiceSettings(Record, frozen=True):
             raise ValueError(f"overlap must not be negative, got {self.overlap}")
 
 
-class RankingSettings(Record, frozen=True):
+class RankingSettings(FileSettings, frozen=True, kw_only=True):
     """How queries and their candidates are read and ranked."""
 
     query_column: str | None = None
@@ -61,11 +62,7 @@ class RankingSettings(Record, frozen=True):
     """Column of the candidate."""
     label_column: str | None = None
     """Column of how well the candidate suits: 0 or 1, or a grade from 0 up."""
-    header: Literal["auto", "yes", "no"] = "auto"
-    """Whether the first row of a TSV or CSV file names the columns; auto looks for names it knows."""
+    skip_label: str | None = None
+    """Leave out the pairs with this label, such as - or -1 where there is none."""
     loss: Literal["binary", "softmax"] = "binary"
     """What is learned: whether each pair suits, or which of a query's candidates suit better than others."""
-    encoding: str = "utf-8"
-    """Encoding of the files, or `auto`."""
-    errors: Literal["strict", "replace"] = "strict"
-    """What to do with bytes that are not in the encoding."""

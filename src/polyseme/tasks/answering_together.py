@@ -5,16 +5,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import msgspec
 import torch
 
-from polyseme import progress
 from polyseme.checkpoints.cards import how_made
 from polyseme.checkpoints.hub import resolve
 from polyseme.checkpoints.loading import load
 from polyseme.devices import pick_device
 from polyseme.errors import CheckpointError, DataError, NotFiniteError, SettingsError
-from polyseme.files import whole_file
 from polyseme.models.batch import Batch, States
 from polyseme.models.batching import batches_by_length
 from polyseme.models.finite import naming_text
@@ -25,7 +22,7 @@ from polyseme.tasks.rows import by_token, check_finite, collate, joined, of_rows
 from polyseme.tasks.runs_together import Together
 from polyseme.tasks.settings import PredictSettings
 from polyseme.tasks.skipping import leaving_out, parsed
-from polyseme.tasks.task import Inventory, Outputs, Row, Task, make_task
+from polyseme.tasks.task import Inventory, Outputs, Row, Task, make_task, settings_from_training
 from polyseme.tasks.together import NAME
 from polyseme.tasks.ways.full import fill
 from polyseme.threads import default_threads, with_own_threads
@@ -71,7 +68,7 @@ class TogetherAnswerer:
         self.max_length = min(made.get("max_length") or positions, positions)
         self.parts: dict[str, Part] = {}
         for name, one in made["tasks"].items():
-            task = make_task(one["task"], one["task_settings"])
+            task = make_task(one["task"], settings_from_training(one["task_settings"]))
             inventory = from_plain(one["inventory"], task.inventory_kind, where=str(name_or_folder))
             module = cast(OnBackbone, task.build(model.backbone, inventory, reading=one["reading"]))
             self.parts[name] = Part(task, inventory, module)
@@ -173,22 +170,6 @@ class TogetherAnswerer:
         return part.task.report(answers, examples, part.inventory)
 
 
-def predict_together(file: str | Path, *, model: str | Path, out: str | Path, **options: Any) -> int:
-    """Write one JSON line for each text of `file`, the tasks' answers by their names, and return their
-    number."""
-    answerer = TogetherAnswerer(model, **options)
-    total = 0
-    with whole_file(Path(out)) as target, progress.bar("predict", unit="texts") as work:
-        for block in _blocks(Path(file), answerer.parts):
-            count = len(next(iter(block.values())))
-            for answers in answerer.answers(block):
-                plain = {name: answerer.parts[name].task.write(said) for name, said in answers.items()}
-                target.write(msgspec.json.encode(plain) + b"\n")
-            work.advance(count)
-            total += count
-    return total
-
-
 def evaluate_together(task: str, file: str | Path, *, model: str | Path, **options: Any) -> dict[str, Any]:
     """The scores of one of the tasks, by its name in the folder, on a labelled file."""
     answerer = TogetherAnswerer(model, **options)
@@ -198,7 +179,7 @@ def evaluate_together(task: str, file: str | Path, *, model: str | Path, **optio
     return report | ({"left_out": left.errors} if answerer.settings.skip_bad else {})
 
 
-def _blocks(path: Path, parts: Mapping[str, Part]) -> Iterator[dict[str, list[Any]]]:
+def blocks_of(path: Path, parts: Mapping[str, Part]) -> Iterator[dict[str, list[Any]]]:
     """The texts of a file as every task reads them."""
     readers = {name: iter(part.task.read(path, labelled=False)) for name, part in parts.items()}
     while True:

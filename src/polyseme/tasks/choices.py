@@ -7,12 +7,9 @@ from typing import Any, Literal, NamedTuple
 
 from polyseme.errors import DataError
 from polyseme.tasks.json_examples import JsonItem, json_items
+from polyseme.tasks.reading_report import announced, shortened
 from polyseme.tasks.skipping import bad, parsed
-
-PASSAGE_NAMES = ("passage", "context", "article", "text", "sentence")
-CHOICE_NAMES = ("choices", "options", "choice")
-ANSWER_NAMES = ("answer", "label", "answerKey")
-"""Keys of JSON lines that are known; the first that is there counts."""
+from polyseme.text.column_names import NAMES
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -53,21 +50,62 @@ def read_choices(
     with a `question`, its `choices`, the `answer` (the text of a choice, its letter, or its number from 0)
     and perhaps a `passage`. What does not fit is a `DataError` with file, place and rule.
     """
+    return announced(
+        _read(path, labelled=labelled, encoding=encoding, errors=errors),
+        path,
+        lambda first: f"questions with choices; the first: {_shown(first)}",
+    )
+
+
+def _read(
+    path: Path, *, labelled: bool, encoding: str, errors: Literal["strict", "replace"]
+) -> Iterator[ChoiceQuestion]:
     for item in json_items(path, encoding=encoding, errors=errors, lists=True):
         found = [_flat(item)] if isinstance(item.value, dict) else _of_c3(item)
         yield from parsed(found, lambda one: _question(one, labelled=labelled))
 
 
+def choice_question_of(given: Any, where: str) -> ChoiceQuestion:
+    """A question to answer from (question, choices), (passage, question, choices), or an object of these."""
+    match given:
+        case (str(question), [*choices]):
+            given = {"question": question, "choices": choices}
+        case (str(passage), str(question), [*choices]):
+            given = {"passage": passage, "question": question, "choices": choices}
+    if not isinstance(given, dict):
+        raise DataError(
+            f"{where} is {given!r:.60}; it must be (question, choices) or (passage, question, choices)"
+        )
+    return _question(_flat(JsonItem(where, {**given, "id": given.get("id", "")})), labelled=False)
+
+
+def _shown(example: ChoiceQuestion) -> str:
+    """An example in a line about its file."""
+    passage = f"passage {shortened(example.passage)}, " if example.passage else ""
+    answer = "" if example.answer is None else f" → {shortened(example.choices[example.answer])}"
+    return f"{passage}question {shortened(example.question)}, {len(example.choices)} choices{answer}"
+
+
 def _flat(item: JsonItem) -> _Found:
     value: dict[str, Any] = item.value
 
-    def first(names: tuple[str, ...]) -> Any:
-        return next((value[name] for name in names if name in value), None)
+    def first(role: str) -> Any:
+        return next((value[name] for name in NAMES[role] if name in value), None)
 
     id = str(value.get("id", item.where.rpartition(" ")[2]))
-    passage = first(PASSAGE_NAMES)
-    question, choices = value.get("question", ""), first(CHOICE_NAMES)
-    return _Found(item.where, id, "" if passage is None else passage, question, choices, first(ANSWER_NAMES))
+    passage, question = first("passage"), first("question")
+    return _Found(
+        item.where,
+        id,
+        "" if passage is None else passage,
+        "" if question is None and not _has("question", value) else question,
+        first("choices"),
+        first("answer"),
+    )
+
+
+def _has(role: str, value: dict[str, Any]) -> bool:
+    return any(name in value for name in NAMES[role])
 
 
 def _of_c3(item: JsonItem) -> Iterator[_Found]:

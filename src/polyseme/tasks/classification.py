@@ -1,5 +1,6 @@
 """Classification: a text, or a pair of texts, gets one label of several, or any number of them."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +18,11 @@ from polyseme.models.heads import ClassificationHead
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Transformer
 from polyseme.tasks.auxiliary_lm import BESIDE
-from polyseme.tasks.labelled_texts import LabelledText, read_labelled
+from polyseme.tasks.label_values import known_label, merged_numbers, refuse_doubtful
+from polyseme.tasks.labelled_texts import LabelledText, example_of, read_labelled, texts_by_name
 from polyseme.tasks.metrics import accuracy, by_label, confusion, macro_f1, matthews, micro_f1
 from polyseme.tasks.on_backbone import OnBackbone
+from polyseme.tasks.predictions import ClassificationPrediction
 from polyseme.tasks.settings import ClassificationSettings
 from polyseme.tasks.task import Inventory, Row
 from polyseme.tasks.text_rows import chosen_pooling, text_rows
@@ -63,7 +66,9 @@ class Classification:
     def fit(self, examples: Iterable[LabelledText]) -> Inventory:
         """The labels in order: by number where all are numbers, else by spelling."""
         all_labels = [example.labels or () for example in examples]
-        labels = {label for of_text in all_labels for label in of_text}
+        counts = Counter(label for of_text in all_labels for label in of_text)
+        refuse_doubtful(counts, self.settings.skip_label)
+        labels = merged_numbers(counts)
         if len(labels) < (1 if self.settings.several else 2):
             raise DataError(
                 f"the {len(all_labels)} training texts have only the labels {sorted(labels)}; "
@@ -74,7 +79,7 @@ class Classification:
                 f"the {len(all_labels)} training texts have {len(labels)} different labels, such as "
                 f"{min(labels)[:20]!r}; name the right column with --label-column"
             )
-        numbers = all(label.isdecimal() for label in labels)
+        numbers = all(label.removeprefix("-").isdecimal() for label in labels)
         return Inventory(labels=tuple(sorted(labels, key=int if numbers else None)))
 
     def stratum(self, example: LabelledText) -> object:
@@ -161,16 +166,33 @@ class Classification:
         said = {"labels": list(answer.labels)} if self.settings.several else {"label": answer.labels[0]}
         return {**said, "probabilities": answer.probabilities}
 
+    def example(self, given: Any, *, where: str) -> LabelledText:
+        """From a text, or a pair of texts."""
+        return example_of(given, where)
+
+    def prediction(self, answer: Labelling) -> ClassificationPrediction:
+        """The label, or the labels, and the probability of each."""
+        label = None if self.settings.several else answer.labels[0]
+        return ClassificationPrediction(label, answer.labels, answer.probabilities)
+
+    def inputs(self, example: LabelledText) -> Mapping[str, Any]:
+        """The columns of its row, or text and pair."""
+        return example.cells or texts_by_name(example.text, example.pair)
+
     def _label(self, example: LabelledText, inventory: Inventory) -> NDArray[Any] | None:
         if example.labels is None:
             return None
-        for label in example.labels:
+        labels = [known_label(label, inventory.labels) for label in example.labels]
+        for label in labels:
             if label not in inventory.labels:
                 known = ", ".join(inventory.labels[:20]) + (" …" if len(inventory.labels) > 20 else "")
-                raise DataError(f"{example.where}: the label {label!r} is unknown; the model knows {known}")
+                skip = f"; --skip-label {label} leaves such examples out" if label in ("-", "-1") else ""
+                raise DataError(
+                    f"{example.where}: the label {label!r} is unknown; the model knows {known}{skip}"
+                )
         if self.settings.several:
-            return np.array([label in example.labels for label in inventory.labels], dtype=np.float32)
-        return np.array(inventory.labels.index(example.labels[0]), dtype=np.int64)
+            return np.array([label in labels for label in inventory.labels], dtype=np.float32)
+        return np.array(inventory.labels.index(labels[0]), dtype=np.int64)
 
     def _answer(self, scores: NDArray[np.float64], inventory: Inventory) -> Labelling:
         if self.settings.several:
@@ -226,4 +248,8 @@ LOSSES = {False: _one_label, True: _several_labels}
 def _given_and_true(
     answers: Sequence[Labelling], examples: Sequence[LabelledText]
 ) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
-    return [answer.labels for answer in answers], [example.labels or () for example in examples]
+    true = [
+        tuple(known_label(label, answer.probabilities) for label in example.labels or ())
+        for answer, example in zip(answers, examples, strict=True)
+    ]
+    return [answer.labels for answer in answers], true

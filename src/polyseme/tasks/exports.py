@@ -1,5 +1,6 @@
 """Objects as annotation tools and data sets write them, made into plain rows: text, pair, label."""
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,12 @@ _PLACE = re.compile(r"\s*(\d+)-(\d+)\s*")
 def plain_cells(cells: dict[str, Any], where: str, *, gold: dict[str, str] | None) -> dict[str, Any]:
     """The cells of an object as a table would have them; what is no export stays as it is.
 
-    Known are Label Studio's exports (the choices of the first annotation that was not cancelled) and
-    MCL-WiC, whose two sentences get quotation marks around the word that is asked about. `gold` has the
-    tags of a MCL-WiC file by id.
+    Known are Label Studio's exports (the choices of the first annotation that was not cancelled; those of
+    several controls stand under the names of these) and MCL-WiC, whose two sentences get quotation marks
+    around the word that is asked about. `gold` has the tags of a MCL-WiC file by id.
     """
     if isinstance(cells.get("data"), dict) and isinstance(cells.get("annotations"), list):
-        return {**cells["data"], "label": _choices(cells["annotations"], where)}
+        return {**cells["data"], **_choices(cells["annotations"], where)}
     if any(places <= cells.keys() for places in _WORD_PLACES):
         plain = {
             "sentence1": _marked(cells, "1", where),
@@ -46,11 +47,52 @@ def gold_beside(path: Path) -> dict[str, str] | None:
         raise DataError(f"{beside} is no list of objects with id and tag: {error}") from error
 
 
-def _choices(annotations: list[Any], where: str) -> list[str]:
+def export_value(value: Any, where: str) -> Any:
+    """What an annotation tool put into a cell: the list in Label Studio's {"choices": […]}, the number in a
+    rating, a list that was written as text; anything else as it is.
+
+    >>> export_value('{"choices": ["a", "b"]}', "")
+    ['a', 'b']
+    """
+    if isinstance(value, str):
+        value = _from_text(value)
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
+        value = value[0]
+    if not isinstance(value, dict):
+        return value
+    for key in ("choices", "rating", "number"):
+        if key in value:
+            return value[key]
+    raise DataError(f"{where}: {str(value)[:60]} is no label; name another column, or write the label itself")
+
+
+def _from_text(cell: str) -> Any:
+    """The list or object that a cell of CSV has as JSON, or as pandas writes lists; else the cell."""
+    if (cell[:1], cell.rstrip()[-1:]) not in (("{", "}"), ("[", "]")):
+        return cell
+    try:
+        return msgspec.json.decode(cell)
+    except msgspec.DecodeError:
+        pass
+    try:
+        value = ast.literal_eval(cell)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return cell
+    return value if isinstance(value, list) and all(isinstance(one, str) for one in value) else cell
+
+
+def _choices(annotations: list[Any], where: str) -> dict[str, list[str]]:
+    """The choices under the name of their control, and as `label` where there is only one."""
     for annotation in annotations:
         if isinstance(annotation, dict) and not annotation.get("was_cancelled"):
-            values = [result.get("value", {}) for result in annotation.get("result", [])]
-            return [choice for value in values for choice in value.get("choices", [])]
+            found: dict[str, list[str]] = {}
+            for result in annotation.get("result", []):
+                choices = result.get("value", {}).get("choices", [])
+                if choices:
+                    found.setdefault(str(result.get("from_name", "label")), []).extend(choices)
+            if len(found) > 1:
+                return found
+            return found | {"label": next(iter(found.values()), [])}
     raise DataError(f"{where}: no annotation that was not cancelled; export annotated tasks only")
 
 

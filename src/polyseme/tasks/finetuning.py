@@ -23,6 +23,7 @@ from polyseme.tasks.partial import (
     settings_of,
     task_of,
 )
+from polyseme.tasks.prediction_files import rounded
 from polyseme.tasks.preparation import Data, Preparation
 from polyseme.tasks.runs import Run, run
 from polyseme.tasks.settings import FinetuneSettings
@@ -239,7 +240,7 @@ def _save(
     more = journal_of(runs)
     if outcome.out_of_fold:
         answers = _answers_of(shared, data["train"], runs, best.seed)
-        said = [msgspec.json.encode(shared.task.write(answer)) for answer in answers]
+        said = [msgspec.json.encode(rounded(shared.task.write(answer))) for answer in answers]
         more["out_of_fold.jsonl"] = b"".join(line + b"\n" for line in said)
     shared.save(best.tensors, outcome.folder, made, more=more)
 

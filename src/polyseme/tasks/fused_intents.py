@@ -29,11 +29,12 @@ from polyseme.tasks.intent_settings import FusedIntentSettings
 from polyseme.tasks.intents import chosen_intents, intent_label, intent_names
 from polyseme.tasks.metrics import accuracy, by_label, macro_f1
 from polyseme.tasks.on_backbone import OnBackbone
+from polyseme.tasks.predictions import IntentPrediction
 from polyseme.tasks.tag_schemes import OUTSIDE, tags_of
 from polyseme.tasks.task import Inventory, Row
 from polyseme.tasks.text_rows import chosen_pooling
 from polyseme.tasks.upstream import Upstream
-from polyseme.tasks.utterances import Utterance, read_utterances
+from polyseme.tasks.utterances import Utterance, read_utterances, utterance_of
 from polyseme.tasks.word_rows import word_row
 from polyseme.text.tokenizer import Tokenizer
 
@@ -73,16 +74,14 @@ class FusedIntents:
             yield from utterances
             return
         while block := list(islice(utterances, _BLOCK)):
-            entities = self._upstream.entities([utterance.tagged for utterance in block])
-            for utterance, found in zip(block, entities, strict=True):
-                tagged = replace(utterance.tagged, entities=tuple(found), tags=None)
-                yield replace(utterance, tagged=tagged)
+            yield from self._tagged(block)
 
     def fit(self, examples: Iterable[Utterance]) -> FusedInventory:
         """Intents and slot labels by spelling."""
         examples = list(examples)
         labels = {label for example in examples for label in _labels(example)} - {OUTSIDE}
-        return FusedInventory(labels=intent_names(examples), slots=(OUTSIDE, _UNKNOWN, *sorted(labels)))
+        names = intent_names(examples, self.settings.skip_label)
+        return FusedInventory(labels=names, slots=(OUTSIDE, _UNKNOWN, *sorted(labels)))
 
     def stratum(self, example: Utterance) -> object:
         """Its intents."""
@@ -148,6 +147,31 @@ class FusedIntents:
         several = self.settings.several
         said = {"intents": list(answer.labels)} if several else {"intent": answer.labels[0]}
         return {**said, "probabilities": answer.probabilities}
+
+    def example(self, given: Any, *, where: str) -> Utterance:
+        """From a text, a list of words, or an object of text or tokens, and slots."""
+        return utterance_of(given, where, self.settings)
+
+    def completed(self, examples: list[Utterance]) -> list[Utterance]:
+        """With the slots that the tagger finds, where there is one."""
+        return examples if self._upstream is None else self._tagged(examples)
+
+    def prediction(self, answer: Labelling) -> IntentPrediction:
+        """The intents; the slots were known before."""
+        return IntentPrediction(answer.labels, (), answer.probabilities)
+
+    def inputs(self, example: Utterance) -> Mapping[str, Any]:
+        """The keys of its object, or the text."""
+        return example.tagged.cells or {"text": example.tagged.text}
+
+    def _tagged(self, utterances: Sequence[Utterance]) -> list[Utterance]:
+        """The utterances with the slots that the tagger finds in them."""
+        assert self._upstream is not None
+        entities = self._upstream.entities([utterance.tagged for utterance in utterances])
+        return [
+            replace(utterance, tagged=replace(utterance.tagged, entities=tuple(found), tags=None))
+            for utterance, found in zip(utterances, entities, strict=True)
+        ]
 
 
 class Beside(nn.Module):

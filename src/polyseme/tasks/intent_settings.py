@@ -18,6 +18,9 @@ class UtteranceSettings(Record, frozen=True, kw_only=True):
     """An utterance may have several intents, each answered by itself; otherwise `a#b` is one intent."""
     separator: str = "#"
     """What stands between several intents."""
+    skip_label: str | None = None
+    """Leave out the utterances with this intent, such as - where there is none; none: - and -1 are intents
+    like any other."""
     unseen: Literal["refuse", "miss"] = "refuse"
     """What to do with an intent or slot that no training utterance has: name its line and stop, or count it
     as missed, as published scores do."""

@@ -4,6 +4,7 @@ Chen et al. 2019, "BERT for Joint Intent Classification and Slot Filling", secti
 pooled state, each word's slot from the state of its first token, and the sum of both losses.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +25,15 @@ from polyseme.models.transformer.model import Transformer
 from polyseme.tasks.classification import LOSSES
 from polyseme.tasks.entities import score_entities
 from polyseme.tasks.intent_settings import IntentSettings
+from polyseme.tasks.label_values import refuse_doubtful
 from polyseme.tasks.metrics import accuracy, by_label
 from polyseme.tasks.on_backbone import OnBackbone
+from polyseme.tasks.predictions import EntityPrediction, IntentPrediction
 from polyseme.tasks.tag_schemes import OUTSIDE, Span, spans
 from polyseme.tasks.tagged_texts import Entity
 from polyseme.tasks.task import ByToken, Inventory, Row
 from polyseme.tasks.text_rows import chosen_pooling
-from polyseme.tasks.utterances import Utterance, read_utterances, slot_tags
+from polyseme.tasks.utterances import Utterance, read_utterances, slot_tags, utterance_of
 from polyseme.tasks.word_rows import word_row
 from polyseme.text.tokenizer import Tokenizer
 
@@ -79,7 +82,9 @@ class Intents:
         """Intents and slot tags by spelling."""
         examples = list(examples)
         tags = {tag for example in examples for tag in slot_tags(example.tagged, "bio")} - {OUTSIDE}
-        return IntentInventory(labels=intent_names(examples), slots=(OUTSIDE, *sorted(tags)))
+        return IntentInventory(
+            labels=intent_names(examples, self.settings.skip_label), slots=(OUTSIDE, *sorted(tags))
+        )
 
     def stratum(self, example: Utterance) -> object:
         """Its intents."""
@@ -163,6 +168,21 @@ class Intents:
             "probabilities": answer.probabilities,
         }
 
+    def example(self, given: Any, *, where: str) -> Utterance:
+        """From a text, a list of words, or an object of text or tokens, and slots."""
+        return utterance_of(given, where, self.settings)
+
+    def prediction(self, answer: Understood) -> IntentPrediction:
+        """The intents and the slots with their characters."""
+        slots = tuple(
+            EntityPrediction(e.type, answer.text[e.start : e.end], e.start, e.end) for e in answer.entities
+        )
+        return IntentPrediction(answer.intents, slots, answer.probabilities)
+
+    def inputs(self, example: Utterance) -> Mapping[str, Any]:
+        """The keys of its object, or the text."""
+        return example.tagged.cells or {"text": example.tagged.text}
+
     def _answer(self, said: ByToken, example: Utterance, inventory: IntentInventory) -> Understood:
         intents, probabilities = chosen_intents(said.text[0], inventory, several=self.settings.several)
         tagged = example.tagged
@@ -210,9 +230,11 @@ class IntentsAndSlots(OnBackbone):
         return scores.float()
 
 
-def intent_names(examples: Sequence[Utterance]) -> tuple[str, ...]:
+def intent_names(examples: Sequence[Utterance], skip_label: str | None = None) -> tuple[str, ...]:
     """The intents of the training utterances, by spelling; there must be two."""
-    names = sorted({name for example in examples for name in example.intents or ()})
+    counts = Counter(name for example in examples for name in example.intents or ())
+    refuse_doubtful(counts, skip_label)
+    names = sorted(counts)
     if len(names) < 2:
         raise DataError(
             f"the {len(examples)} training utterances have only the intents {names}; at least two are needed"

@@ -22,9 +22,10 @@ from polyseme.models.batch import Batch, Loss, States
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Transformer
 from polyseme.tasks.answer_settings import ChoiceSettings
-from polyseme.tasks.choices import ChoiceQuestion, read_choices
+from polyseme.tasks.choices import ChoiceQuestion, choice_question_of, read_choices
 from polyseme.tasks.metrics import accuracy
 from polyseme.tasks.on_backbone import OnBackbone
+from polyseme.tasks.predictions import MultipleChoicePrediction
 from polyseme.tasks.side_by_side import side_by_side_scores
 from polyseme.tasks.task import Inventory, Row
 from polyseme.text.encoded import Int32s
@@ -169,6 +170,18 @@ class MultipleChoice:
             "answer": answer.text,
             "probabilities": list(answer.probabilities),
         }
+
+    def example(self, given: Any, *, where: str) -> ChoiceQuestion:
+        """From (question, choices), or (passage, question, choices)."""
+        return choice_question_of(given, where)
+
+    def prediction(self, answer: Choice) -> MultipleChoicePrediction:
+        """The choice and the probability of each."""
+        return MultipleChoicePrediction(answer.number, answer.text, answer.probabilities)
+
+    def inputs(self, example: ChoiceQuestion) -> Mapping[str, Any]:
+        """Its id, passage and question."""
+        return {"id": example.id, "passage": example.passage, "question": example.question}
 
 
 class Chooser(OnBackbone):

@@ -1,34 +1,27 @@
 """Answers of a fine-tuned model: written for a file of texts, or scored against a labelled one."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
-
-from polyseme import progress
 from polyseme.checkpoints.cards import how_made
 from polyseme.checkpoints.hub import resolve
 from polyseme.checkpoints.loading import heads_in, load
 from polyseme.devices import pick_device
 from polyseme.errors import CheckpointError, NotFiniteError, SettingsError
-from polyseme.files import whole_file
 from polyseme.models.finite import naming_text
 from polyseme.models.transformer.model import Transformer
 from polyseme.records import from_plain
 from polyseme.runtime.backbone import CompiledBackbone
-from polyseme.tasks.answering_together import evaluate_together, is_together, predict_together
+from polyseme.tasks.answering_together import TogetherAnswerer, evaluate_together, is_together
+from polyseme.tasks.prediction_files import refuse_suffix
 from polyseme.tasks.rows import count_cut, outputs_of, say_cut
 from polyseme.tasks.settings import PredictSettings
 from polyseme.tasks.skipping import leaving_out, parsed
-from polyseme.tasks.task import InColumns, Row, divided, make_task, task_kind
+from polyseme.tasks.task import Row, divided, make_task, settings_from_training, task_kind
 from polyseme.tasks.ways.way import way_of
 from polyseme.threads import default_threads, with_own_threads
-
-_BLOCK = 2048
-"""Texts held at once."""
 
 
 class Foreign(NamedTuple):
@@ -74,7 +67,7 @@ class Answerer:
         if wanted is not None and ALIKE.get(wanted) == task:
             task = wanted
         if "task" in made:
-            task, known = made["task"], made.get("task_settings", {})
+            task, known = made["task"], settings_from_training(made.get("task_settings", {}))
         given = {name: value for name, value in options.items() if value is not None}
         chosen, of_task = divided(given, PredictSettings, task)
         self.settings = settings = from_plain(chosen, PredictSettings, where="predict")
@@ -148,36 +141,31 @@ class Answerer:
 
 
 def predict(
-    file: str | Path, *, model: str | Path, out: str | Path, task: str | None = None, **options: Any
+    file: str | Path,
+    *,
+    model: str | Path,
+    out: str | Path,
+    task: str | None = None,
+    keep: str | None = None,
+    **options: Any,
 ) -> int:
-    """Write one JSON line for each example of `file`, in order, and return their number.
+    """Write a prediction for each example of `file`, in order, and return their number.
 
-    `task` is asked for only where another library saved the model and its head serves several tasks.
-    Labels in the file are not looked at. A file of one column without header is one text a line. Where `out`
-    ends in .conll, answers about words are written as lines of word and tag.
+    The suffix of `out` names the form: .jsonl, .csv, .tsv, or .conll for words and tags. `keep` names the
+    columns of the input that are written too, with commas between them, or is all or none; usually all in
+    .csv and .tsv, and none in .jsonl. `task` is asked for only where another library saved the model and its
+    head serves several tasks. Labels in the file are not looked at. A file of one column without header is
+    one text a line. `Predictor` answers texts in memory.
 
-    >>> predict("reviews.tsv", model="mine", out="answers.jsonl")  # doctest: +SKIP
+    >>> predict("reviews.csv", model="mine", out="predicted.csv")  # doctest: +SKIP
     1200
     """
+    from polyseme.tasks.predictor import Predictor  # It holds the classes of this module.
+
+    refuse_suffix(Path(out))
     if is_together(model):
-        return predict_together(file, model=model, out=out, **options)
-    answerer = Answerer(model, wanted=task, **options)
-    written = _writer(answerer.task, Path(out))
-    examples = answerer.task.read(Path(file), labelled=False)
-    total = 0
-    with (
-        leaving_out(answerer.settings.skip_bad) as left,
-        whole_file(Path(out)) as target,
-        progress.bar("predict", unit="texts") as work,
-    ):
-        for block in _blocks(examples):
-            answers = answerer.answers(block)
-            target.write(b"".join(map(written, answers)))
-            work.advance(len(block))
-            total += len(block)
-    answerer.say_cut(str(file))
-    left.say(str(file))
-    return total
+        return Predictor(TogetherAnswerer(model, **options)).predict_file(file, out=out, keep=keep)
+    return Predictor(Answerer(model, wanted=task, **options)).predict_file(file, out=out, keep=keep)
 
 
 def evaluate(task: str, file: str | Path, *, model: str | Path, **options: Any) -> dict[str, Any]:
@@ -199,22 +187,7 @@ def evaluate(task: str, file: str | Path, *, model: str | Path, **options: Any) 
     return report | ({"left_out": left.errors} if answerer.settings.skip_bad else {})
 
 
-def _writer(task: Any, out: Path) -> Callable[[Any], bytes]:
-    """What an answer is in a file of this name."""
-    if out.suffix != ".conll":
-        return lambda answer: msgspec.json.encode(task.write(answer)) + b"\n"
-    if not isinstance(task, InColumns):
-        raise SettingsError(f"answers of {task.name} have no columns; name a file that ends in .jsonl")
-    return lambda answer: task.columns(answer).encode()
-
-
 def _foreign_head(folder: Path) -> str:
     """The head of a folder that another library wrote: a classifier of texts, unless it says otherwise."""
     found = heads_in(folder)
     return next((head for head in FOREIGN if head in found), "classification")
-
-
-def _blocks(examples: Iterable[Any]) -> Iterator[list[Any]]:
-    iterator = iter(examples)
-    while block := list(islice(iterator, _BLOCK)):
-        yield block

@@ -8,7 +8,9 @@ from typing import Any, Literal, NamedTuple
 
 from polyseme.errors import DataError
 from polyseme.tasks.json_examples import JsonItem, at, json_items
+from polyseme.tasks.reading_report import announced, shortened
 from polyseme.tasks.skipping import bad, parsed
+from polyseme.text.column_names import NAMES
 
 
 class Span(NamedTuple):
@@ -46,8 +48,31 @@ def read_questions(
     `context_text`), and JSON lines with `question`, `context` and `answers`. What does not fit is a
     `DataError` with file, place and rule.
     """
-    for item in json_items(path, encoding=encoding, errors=errors):
-        yield from parsed(_found(item), lambda found: _question(found, labelled=labelled))
+    items = json_items(path, encoding=encoding, errors=errors)
+    questions = (question for item in items for question in _of_item(item, labelled=labelled))
+    return announced(questions, path, lambda first: f"questions on passages; the first: {_shown(first)}")
+
+
+def question_of(given: Any, where: str) -> Question:
+    """A question to answer from (question, passage), or an object with `question` and `context`."""
+    match given:
+        case (str(question), str(passage)):
+            given = {"question": question, "context": passage}
+    if not isinstance(given, dict):
+        raise DataError(f"{where} is {given!r:.60}; it must be a pair of question and passage")
+    item = JsonItem(where, {**given, "id": given.get("id", "")})
+    (one,) = _questions(item)
+    return _question(one, labelled=False)
+
+
+def _of_item(item: JsonItem, *, labelled: bool) -> Iterator[Question]:
+    return parsed(_found(item), lambda found: _question(found, labelled=labelled))
+
+
+def _shown(example: Question) -> str:
+    """An example in a line about its file."""
+    gold = "" if example.gold is None else f" → {shortened(example.gold[0]) if example.gold else 'no answer'}"
+    return f"question {shortened(example.text)} on {shortened(example.passage)}{gold}"
 
 
 class _Found(NamedTuple):
@@ -81,9 +106,12 @@ def _questions(item: JsonItem) -> Iterator[_Found]:
     elif "qas" in item.value:
         yield from _of_passage(item, "context", "qas", "question", "id")
     else:
-        name = "context" if "context" in item.value else "passage"
         id = str(item.value.get("id", item.where.rpartition(" ")[2]))
-        yield _Found(item.where, id, item.value.get(name), item.value.get("question"), item.value)
+        text, question = (
+            next((item.value[name] for name in NAMES[role] if name in item.value), None)
+            for role in ("passage", "question")
+        )
+        yield _Found(item.where, id, text, question, item.value)
 
 
 def _of_passage(item: JsonItem, passage: str, questions: str, asked: str, id: str) -> Iterator[_Found]:
@@ -120,7 +148,7 @@ class _Answer(NamedTuple):
 
 def _answers(where: str, content: dict[str, Any], passage: str) -> list[_Answer]:
     """The answers with their places; -1 where they are none of the passage."""
-    given = content.get("answers")
+    given = next((content[name] for name in NAMES["answers"] if name in content), None)
     impossible = str(content.get("is_impossible", False)).lower() == "true"
     if given is None and not impossible:
         raise DataError(f"{where}: there are no answers; a labelled question has a list of them")

@@ -22,9 +22,10 @@ from polyseme.models.heads import ClassificationHead
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Transformer
 from polyseme.tasks.answer_settings import RankingSettings
-from polyseme.tasks.candidates import Query, read_queries
+from polyseme.tasks.candidates import Query, example_of, read_queries
 from polyseme.tasks.metrics import accuracy
 from polyseme.tasks.on_backbone import OnBackbone
+from polyseme.tasks.predictions import RankingPrediction
 from polyseme.tasks.ranking_scores import ranking_scores
 from polyseme.tasks.side_by_side import side_by_side_scores
 from polyseme.tasks.task import Inventory, Row
@@ -156,6 +157,31 @@ class Ranking:
             "order": answer.order,
             "ranked": [answer.candidates[number] for number in answer.order],
         }
+
+    def rows(self, answer: Order, example: Query) -> list[tuple[int, Mapping[str, Any], dict[str, Any]]]:
+        """Each pair with its score and its place among the query's candidates, from 1."""
+        places = {number: place for place, number in enumerate(answer.order, 1)}
+        cells = example.cells or ({},) * len(example.candidates)
+        return [
+            (
+                example.rows[number] if example.rows else number,
+                cells[number] or {"query": example.text, "candidate": candidate},
+                {"score": score, "rank": places[number]},
+            )
+            for number, (candidate, score) in enumerate(zip(answer.candidates, answer.scores, strict=True))
+        ]
+
+    def example(self, given: Any, *, where: str) -> Query:
+        """From a query and a list of candidates."""
+        return example_of(given, where)
+
+    def prediction(self, answer: Order) -> RankingPrediction:
+        """The scores and the order of the candidates."""
+        return RankingPrediction(answer.scores, tuple(answer.order))
+
+    def inputs(self, example: Query) -> Mapping[str, Any]:
+        """The query."""
+        return {"query": example.text}
 
 
 class CrossEncoder(OnBackbone):

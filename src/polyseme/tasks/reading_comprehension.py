@@ -28,7 +28,8 @@ from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Transformer
 from polyseme.tasks.answer_settings import ReadingSettings
 from polyseme.tasks.on_backbone import OnBackbone
-from polyseme.tasks.questions import Question, Span, read_questions
+from polyseme.tasks.predictions import AnswerSpan, QAPrediction
+from polyseme.tasks.questions import Question, Span, question_of, read_questions
 from polyseme.tasks.reading_scores import RULES, Count, best_threshold, suited_rule
 from polyseme.tasks.spans import Candidate, best_spans, null_score, shifted
 from polyseme.tasks.task import ByToken, Inventory, Outputs, Row
@@ -230,6 +231,18 @@ class ReadingComprehension:
         """The answer with its characters in the passage, and the n best."""
         return {"id": answer.id, **_plain(answer.best), "n_best": [_plain(one) for one in answer.n_best]}
 
+    def example(self, given: Any, *, where: str) -> Question:
+        """From a pair of question and passage."""
+        return question_of(given, where)
+
+    def prediction(self, answer: Reading) -> QAPrediction:
+        """The answer with its characters in the passage, and the n best."""
+        return QAPrediction(_span(answer.best), tuple(map(_span, answer.n_best)))
+
+    def inputs(self, example: Question) -> Mapping[str, Any]:
+        """Its id, question and passage."""
+        return {"id": example.id, "question": example.text, "context": example.passage}
+
     def _candidates(self, output: ByToken, example: Question, inventory: Inventory) -> list[Answered]:
         """The best answers, no answer left out; one at least."""
         spans = best_spans(
@@ -378,6 +391,10 @@ def _means(counts: Sequence[Count]) -> dict[str, float]:
         "f1": sum(count.f1 for count in counts) / total,
         "exact_match": sum(count.exact for count in counts) / total,
     }
+
+
+def _span(answer: Answered) -> AnswerSpan:
+    return AnswerSpan(answer.text, answer.start, answer.stop, answer.score, answer.probability)
 
 
 def _plain(answer: Answered) -> dict[str, Any]:

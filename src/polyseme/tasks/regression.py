@@ -1,8 +1,9 @@
 """Regression: a text, or a pair of texts, gets a number, such as how alike two sentences are."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,17 +19,17 @@ from polyseme.models.batch import Batch, Loss, States
 from polyseme.models.heads import ClassificationHead
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Transformer
-from polyseme.tasks.labelled_texts import MarkedText, read_marked
+from polyseme.tasks.label_values import refuse_doubtful
+from polyseme.tasks.labelled_texts import MarkedText, read_marked, text_and_pair, texts_by_name
 from polyseme.tasks.metrics import pearson, spearman
 from polyseme.tasks.on_backbone import OnBackbone
+from polyseme.tasks.predictions import RegressionPrediction
+from polyseme.tasks.reading_report import announced, shortened
 from polyseme.tasks.settings import RegressionSettings
 from polyseme.tasks.skipping import parsed
 from polyseme.tasks.task import Inventory, Row
 from polyseme.tasks.text_rows import chosen_pooling, text_rows
 from polyseme.text.tokenizer import Tokenizer
-
-SCORE_NAMES = ("score", "similarity", "relatedness_score", "label", "labels")
-"""Names of columns that are known without being told; the first that is there counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,8 @@ class ScoredText:
     """None where the file does not say."""
     where: str
     """File and line, for messages."""
+    cells: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """Of an example to answer, the columns of its row."""
 
 
 class Scale(Inventory, frozen=True):
@@ -70,16 +73,18 @@ class Regression:
 
     def read(self, path: Path, *, labelled: bool) -> Iterator[ScoredText]:
         """The examples of a TSV, CSV or JSON file, in order; a score that is no number is a `DataError`."""
-        marked = read_marked(path, self.settings, labelled=labelled, label_names=SCORE_NAMES)
+        marked, about = read_marked(path, self.settings, labelled=labelled, role="score")
 
         def example(text: MarkedText) -> ScoredText:
-            return ScoredText(text.text, text.pair, _number(text) if labelled else None, text.where)
+            score = _number(text) if labelled else None
+            return ScoredText(text.text, text.pair, score, text.where, text.cells)
 
-        return parsed(marked, example)
+        return announced(parsed(marked, example), path, lambda first: f"{about}; the first: {_shown(first)}")
 
     def fit(self, examples: Iterable[ScoredText]) -> Scale:
         """Mean and deviation of the scores."""
         scores = np.array([example.score for example in examples], dtype=np.float64)
+        refuse_doubtful(Counter(f"{score:g}" for score in scores.tolist()), self.settings.skip_label)
         if len(scores) < 2 or scores.min() == scores.max():
             raise DataError(
                 f"the {len(scores)} training texts have {len(np.unique(scores))} different scores; "
@@ -153,6 +158,18 @@ class Regression:
         """`score`."""
         return {"score": answer}
 
+    def example(self, given: Any, *, where: str) -> ScoredText:
+        """From a text, or a pair of texts."""
+        return ScoredText(*text_and_pair(given, where), None, where)
+
+    def prediction(self, answer: float) -> RegressionPrediction:
+        """The score."""
+        return RegressionPrediction(answer)
+
+    def inputs(self, example: ScoredText) -> Mapping[str, Any]:
+        """The columns of its row, or text and pair."""
+        return example.cells or texts_by_name(example.text, example.pair)
+
 
 class Regressor(OnBackbone):
     """A backbone with a head of one score."""
@@ -184,6 +201,12 @@ def _number(text: MarkedText) -> float:
     if isinstance(text.mark, bool) or not math.isfinite(number):
         raise DataError(f"{text.where}: {text.column} is {text.mark!r}; a score must be a number")
     return number
+
+
+def _shown(example: ScoredText) -> str:
+    """An example in a line about its file."""
+    texts = shortened(example.text) + ("" if example.pair is None else f" and {shortened(example.pair)}")
+    return texts if example.score is None else f"{texts} → {example.score:g}"
 
 
 def _true(examples: Sequence[ScoredText]) -> list[float]:

@@ -4,6 +4,7 @@ from typing import Literal
 
 from polyseme.devices import InferencePrecision
 from polyseme.records import Record
+from polyseme.tasks.tables import FileSettings
 from polyseme.tasks.ways.settings import (
     LARGEST,
     FeatureSettings,
@@ -18,7 +19,7 @@ from polyseme.tasks.ways.settings import (
 Way = Literal["full", "frozen", "head-first", "gradual", "filling"]
 
 
-class ColumnSettings(Record, frozen=True, kw_only=True):
+class ColumnSettings(FileSettings, frozen=True, kw_only=True):
     """Where a file of texts has what."""
 
     text_column: str | None = None
@@ -27,12 +28,9 @@ class ColumnSettings(Record, frozen=True, kw_only=True):
     """Column of the second text of a pair."""
     label_column: str | None = None
     """Column of the label; without a header the last one."""
-    header: Literal["auto", "yes", "no"] = "auto"
-    """Whether the first row of a TSV or CSV file names the columns; auto looks for names it knows."""
-    encoding: str = "utf-8"
-    """Encoding of the files, or `auto`."""
-    errors: Literal["strict", "replace"] = "strict"
-    """What to do with bytes that are not in the encoding."""
+    skip_label: str | None = None
+    """Leave out the examples with this label, such as - or -1 where annotators did not agree; none: - and -1
+    are labels like any other."""
 
 
 class WholeTextSettings(ColumnSettings, frozen=True, kw_only=True):
@@ -50,10 +48,11 @@ class ClassificationSettings(WholeTextSettings, frozen=True, kw_only=True):
 
     several: bool = False
     """Each text may have several labels, or none."""
-    separator: str = "|"
-    """What stands between several labels; JSON lines may have a list instead."""
+    separator: str | None = None
+    """What stands between several labels; usually |, and # in doccano's CSV. JSON lines may have a list."""
     label_first: bool = False
-    """Each line is a label, a blank and the text, as in SST and TREC."""
+    """Each line is a label, a blank and the text, as in SST and TREC, or begins with one or several
+    __label__NAME, as in fastText's files, which are known by that."""
     label_until: str | None = None
     """A label counts only up to this sign: of TREC's DESC:manner, with ":", DESC."""
     label_smoothing: float = 0.0
@@ -63,7 +62,8 @@ class ClassificationSettings(WholeTextSettings, frozen=True, kw_only=True):
     left (GPT: 0.5); 0 for not at all."""
 
     def __post_init__(self) -> None:
-        if not self.separator:
+        super().__post_init__()
+        if self.separator == "":
             raise ValueError("separator must not be empty")
         if self.label_until == "":
             raise ValueError("label_until must not be empty")

@@ -6,9 +6,11 @@ Whatever the scheme, tags are read as conlleval reads them, so that tags that br
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cache
 from typing import NamedTuple
+
+from polyseme.errors import DataError
 
 OUTSIDE = "O"
 _TAG = re.compile(r"([BIESMLU])(?:[-_](.+))?")
@@ -121,6 +123,33 @@ def scheme_of(tags: Iterable[str]) -> str:
     return next((name for mark, name in _MARKS if not letters.isdisjoint(mark)), "bio")
 
 
+def refuse_mixed(tags: Collection[str]) -> None:
+    """Refuse tags of which it is not clear how they say entities: types alone beside O, or a foreign scheme.
+
+    >>> refuse_mixed({"O", "B-PER", "I-PER"})
+    >>> refuse_mixed({"NN", "VV"})
+    """
+    inside = sorted(set(tags) - {OUTSIDE})
+    foreign = [tag for tag in inside if not _TAG.fullmatch(tag)]
+    classes = len(foreign) == len(inside) and OUTSIDE not in tags
+    if not foreign or (classes and not any(_OTHER_SCHEME.fullmatch(tag) for tag in foreign)):
+        return
+    shown = ", ".join(foreign[:5])
+    if len(foreign) < len(inside):
+        known = next(tag for tag in inside if tag not in foreign)
+        what = f"some tags are of a scheme, such as {known}, and others are not, such as {shown}"
+    elif all(_OTHER_SCHEME.fullmatch(tag) for tag in foreign):
+        what = f"the tags {shown} are of no scheme that is read; write B-TYPE, I-TYPE and O"
+    else:
+        what = f"beside O stand types without B- or I-: {shown}"
+    raise DataError(
+        f"{what}: say --scheme io if neighbours of one type are one entity, or --scheme plain if each word "
+        "is of a class of its own; name another column with --label-column"
+    )
+
+
+_OTHER_SCHEME = re.compile(r".+[-_:](?:[BIESMLU]|begin|inside|end)|[BIESMLU][:/].+|[biesmlu]-[A-Za-z]\w*")
+"""Tags of schemes that are written otherwise: PER-B, B:PER, b-per."""
 _MARKS = (("M", "bmes"), ("LU", "bilou"), ("ES", "bioes"), ("B", "bio"), ("I", "io"))
 """The letters that only one scheme has, given that no earlier one was met."""
 

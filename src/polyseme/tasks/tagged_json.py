@@ -5,6 +5,7 @@ type, or objects with these), and as Label Studio exports them (`annotations` of
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ from polyseme.tasks.skipping import parsed
 from polyseme.tasks.tagged_columns import plain_lines
 from polyseme.tasks.tagged_texts import Entity, TaggedText, from_text, from_words
 from polyseme.tasks.tagging_settings import TaggingSettings
+from polyseme.text.column_names import NAMES
 from polyseme.text.json_lines import decode_line, why_not
 from polyseme.text.reading import read_lines
 
-TEXT_NAMES = ("tokens", "words", "text", "content", "sentence")
-LABEL_NAMES = ("tags", "ner_tags", "label", "labels", "entities", "spans", "annotations")
-"""Keys that are known without being told; the first that is there counts."""
+_LABEL_STUDIO = {"annotator", "annotation_id", "lead_time"}
+"""Keys of Label Studio's small form, which leaves out the key of the regions where there are none."""
 _BEGIN_NAMES = ("start", "start_offset", "begin")
 _END_NAMES = ("end", "end_offset", "stop")
 _TYPE_NAMES = ("type", "label", "labels", "entity_group", "entity")
@@ -67,21 +68,44 @@ def _object(where: str, line: str, settings: TaggingSettings) -> dict[str, Any]:
 
 
 def _example(where: str, plain: dict[str, Any], settings: TaggingSettings, *, labelled: bool) -> TaggedText:
-    data = plain["data"] if isinstance(plain.get("data"), dict) else {}
-    known = {**plain, **data}
-    said = _chosen(where, known, settings.text_column, TEXT_NAMES, what="text", option="--text-column")
+    data = plain.get("data")
+    known = {**plain, **data} if isinstance(data, dict) else plain
+    if isinstance(data, dict) and "data" not in data:
+        known = {key: value for key, value in known.items() if key != "data"}
+    said = _chosen(where, known, settings.text_column, NAMES["tokens"], what="text", option="--text-column")
     labels = None
-    if labelled:
+    if labelled and not _without_regions(known, settings):
         labels = _chosen(
-            where, known, settings.label_column, LABEL_NAMES, what="label", option="--label-column"
+            where, known, settings.label_column, NAMES["tags"], what="label", option="--label-column"
         )
+        if isinstance(data, dict) and labels is plain.get("annotations") and not _annotated(labels):
+            raise DataError(f"{where}: no annotation that was not cancelled; export annotated tasks only")
     if isinstance(said, list) and all(isinstance(word, str) for word in said):
         if labelled and not (isinstance(labels, list) and all(isinstance(tag, str) for tag in labels)):
             raise DataError(f"{where}: the tags of tokens must be a list of names, such as B-PER")
-        return from_words(said, labels, where=where)
+        return _with_cells(from_words(said, labels, where=where), plain, labelled=labelled)
     if not isinstance(said, str):
         raise DataError(f"{where}: the text is {said!r}; it must be text, or a list of words")
-    return from_text(said, _entities(where, said, labels) if labelled else None, where=where)
+    tagged = from_text(said, _entities(where, said, labels) if labelled else None, where=where)
+    return _with_cells(tagged, plain, labelled=labelled)
+
+
+def _with_cells(tagged: TaggedText, plain: dict[str, Any], *, labelled: bool) -> TaggedText:
+    return tagged if labelled else replace(tagged, cells=plain)
+
+
+def _without_regions(known: Mapping[str, Any], settings: TaggingSettings) -> bool:
+    """Whether this is a task of Label Studio's that was annotated and has no region."""
+    names = NAMES["tags"] if settings.label_column is None else (settings.label_column,)
+    return not _LABEL_STUDIO.isdisjoint(known) and not any(name in known for name in names)
+
+
+def _annotated(labels: Any) -> bool:
+    """Whether the labels of a task of Label Studio's are those of an annotation that was not cancelled."""
+    if not isinstance(labels, list):
+        return True
+    annotations = [entry for entry in labels if isinstance(entry, dict) and "result" in entry]
+    return any(not entry.get("was_cancelled") for entry in annotations) or len(annotations) < len(labels)
 
 
 def _chosen(
@@ -149,7 +173,12 @@ def _entity(where: str, text: str, entry: Any) -> Entity:
             next((entry[name] for name in names if name in entry), None)
             for names in (_BEGIN_NAMES, _END_NAMES, _TYPE_NAMES, _SURFACE_NAMES)
         )
-        kind = kind[0] if isinstance(kind, list) and len(kind) == 1 else kind
+        if isinstance(kind, list) and len(kind) > 1:
+            raise DataError(
+                f"{where}: the range {begin}:{end} has the labels {', '.join(map(str, kind))}; a tagger "
+                "learns one for a range: leave the others out"
+            )
+        kind = kind[0] if isinstance(kind, list) and kind else kind
     else:
         begin = end = kind = surface = None
     if not (isinstance(begin, int) and isinstance(end, int) and isinstance(kind, str)):

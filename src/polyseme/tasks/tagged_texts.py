@@ -1,8 +1,8 @@
 """Texts with their entities, from any of the usual files."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,8 @@ class TaggedText:
     """File and line, for messages."""
     tags: tuple[str, ...] | None = None
     """Of the words, as the file has them; None where it has ranges of characters."""
+    cells: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """Of an example to answer, what else stands in its object."""
 
     def word_spans(self) -> list[Span]:
         """The entities by the words that they touch, in order; the longer first where two begin together."""
@@ -78,3 +80,17 @@ def from_words(words: Sequence[str], tags: Sequence[str] | None, *, where: str) 
         Entity(span.type, int(ranges[span.start, 0]), int(ranges[span.stop - 1, 1])) for span in spans(tags)
     )
     return TaggedText(text, ranges, entities, where, tuple(tags))
+
+
+def tagged_of(given: Any, where: str) -> TaggedText:
+    """An example to tag from a text, a list of words, or an object with `text` or `tokens`."""
+    match given:
+        case {"tokens": words}:
+            given = words
+        case {"text": text}:
+            given = text
+    if isinstance(given, str):
+        return from_text(given, None, where=where)
+    if isinstance(given, list | tuple) and given and all(isinstance(word, str) for word in given):
+        return from_words(given, None, where=where)
+    raise DataError(f"{where} is {given!r:.60}; it must be a text, or a list of words")

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from polyseme import progress
 from polyseme.checkpoints.formats import Format
 from polyseme.embedding.windows import windows
 from polyseme.errors import DataError
@@ -18,9 +19,10 @@ from polyseme.models.transformer.config import TransformerConfig
 from polyseme.models.transformer.model import Transformer
 from polyseme.tasks.entities import EntityScore, EntityScores, score_entities
 from polyseme.tasks.metrics import accuracy
-from polyseme.tasks.tag_schemes import Span, all_tags, scheme_of, spans, tags_of
+from polyseme.tasks.predictions import EntityPrediction, TaggingPrediction
+from polyseme.tasks.tag_schemes import Span, all_tags, refuse_mixed, scheme_of, spans, tags_of
 from polyseme.tasks.tagged_files import read_tagged
-from polyseme.tasks.tagged_texts import Entity, TaggedText
+from polyseme.tasks.tagged_texts import Entity, TaggedText, tagged_of
 from polyseme.tasks.taggers import Tagger
 from polyseme.tasks.tagging_settings import TaggingSettings
 from polyseme.tasks.task import ByToken, Inventory, Row
@@ -82,7 +84,11 @@ class Tagging:
             )
         scheme: str = self.settings.scheme
         if scheme == "auto":
-            scheme = scheme_of(tag for example in kept for tag in example.tags or ())
+            tags = {tag for example in kept for tag in example.tags or ()}
+            refuse_mixed(tags)
+            scheme = scheme_of(tags)
+            if tags:
+                progress.say(f"the tags are of the scheme {scheme}; types: {', '.join(types[:12])}")
             scheme = "bio" if scheme == "io" else scheme
         return Inventory(labels=all_tags(types, scheme))
 
@@ -198,6 +204,22 @@ class Tagging:
             "words": list(answer.words),
             "tags": list(answer.tags),
         }
+
+    def example(self, given: Any, *, where: str) -> TaggedText:
+        """From a text, or a list of words."""
+        return tagged_of(given, where)
+
+    def prediction(self, answer: Tagged) -> TaggingPrediction:
+        """The entities with their characters, and the tag of each word."""
+        entities = tuple(
+            EntityPrediction(e.type, answer.text[e.start : e.end], e.start, e.end, e.score)
+            for e in answer.entities
+        )
+        return TaggingPrediction(answer.text, entities, answer.words, answer.tags)
+
+    def inputs(self, example: TaggedText) -> Mapping[str, Any]:
+        """The keys of its object, or the text."""
+        return example.cells or {"text": example.text}
 
     def columns(self, answer: Tagged) -> str:
         """A word, a tab and its tag a line, then a blank line."""

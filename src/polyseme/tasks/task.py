@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from polyseme.models.batch import Batch, Loss, States
     from polyseme.models.transformer.config import TransformerConfig
     from polyseme.models.transformer.model import Transformer
+    from polyseme.tasks.predictions import Prediction
     from polyseme.text.tokenizer import Tokenizer
 
 E = TypeVar("E")
@@ -168,6 +169,15 @@ class Task(Protocol[E, A]):
     def write(self, answer: A) -> dict[str, Any]:
         """The answer as plain data, for a line of JSON."""
 
+    def example(self, given: Any, *, where: str) -> E:
+        """The example that a program gives as plain objects, without a label; else a `DataError`."""
+
+    def prediction(self, answer: A) -> Prediction:
+        """The answer as the public record of the task."""
+
+    def inputs(self, example: E) -> Mapping[str, Any]:
+        """The columns that an example to answer has in its file, or else its texts by their names."""
+
 
 @runtime_checkable
 class Teaching(Protocol[E]):
@@ -191,6 +201,22 @@ class InColumns(Protocol):
 
     def columns(self, answer: Any) -> str:
         """A word and what is said of it a line, and a blank line."""
+
+
+@runtime_checkable
+class Completing(Protocol[E]):
+    """A task whose examples, given by a program, need another model before they can be answered."""
+
+    def completed(self, examples: list[E]) -> list[E]:
+        """The same examples with what that model finds in them."""
+
+
+@runtime_checkable
+class InPairs(Protocol):
+    """A task whose examples are made of several rows of a table each."""
+
+    def rows(self, answer: Any, example: Any) -> list[tuple[int, Mapping[str, Any], dict[str, Any]]]:
+        """For each row its number in the file, its columns, and what is said of it."""
 
 
 def lessons(task: Any, examples: Iterable[E]) -> Iterable[E]:
@@ -227,6 +253,11 @@ def make_task(name: str, options: Mapping[str, Any]) -> Task[Any, Any]:
     kind = task_kind(name)
     task: Task[Any, Any] = kind(from_plain(dict(options), kind.settings_kind, where=name))
     return task
+
+
+def settings_from_training(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of its task that a model keeps, without those that were of the training files only."""
+    return {name: value for name, value in settings.items() if name not in ("encoding", "errors")}
 
 
 def divided(

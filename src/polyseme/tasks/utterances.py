@@ -1,25 +1,24 @@
 """Utterances with their intents and slots, from any of the usual files."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from polyseme.errors import DataError
+from polyseme.tasks.exports import export_value
 from polyseme.tasks.intent_settings import UtteranceSettings
+from polyseme.tasks.label_values import is_skipped, say_skipped
+from polyseme.tasks.reading_report import announced, shortened
 from polyseme.tasks.skipping import parsed
-from polyseme.tasks.tables import read_table
+from polyseme.tasks.tables import FileSettings, read_table
 from polyseme.tasks.tag_schemes import tags_of
-from polyseme.tasks.tagged_columns import cells_of
-from polyseme.tasks.tagged_texts import Entity, TaggedText, from_text, from_words
+from polyseme.tasks.tagged_columns import CLEAR_TAG, cells_of
+from polyseme.tasks.tagged_texts import Entity, TaggedText, from_text, from_words, tagged_of
+from polyseme.text.column_names import NAMES
 from polyseme.text.reading import TextSettings, read_lines
-
-_TEXT_NAMES = ("tokens", "words", "text", "utterance", "query", "sentence")
-_SLOT_NAMES = ("slots", "tags", "entities", "labels")
-_INTENT_NAMES = ("intent", "intents", "label")
-"""Keys of JSON objects that are known; the first that is there counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,45 @@ def read_utterances(path: Path, settings: UtteranceSettings, *, labelled: bool) 
     Without `labelled` slots are read where the file has them, and intents never.
     """
     form = settings.format if settings.format != "auto" else _form_of(path, settings, labelled=labelled)
-    return READERS[form](path, settings, labelled=labelled)
+    examples = _without_skipped(READERS[form](path, settings, labelled=labelled), path, settings)
+    about = _ABOUT[form].format(slots=settings.slot_column)
+    return announced(examples, path, lambda first: f"{about}; the first: {_shown(first)}")
+
+
+_ABOUT = {
+    "parallel": "words in seq.in, slots in seq.out, intents in label",
+    "columns": "a word a line, words in column 0, slots in column {slots}, the intent in the last line",
+    "json": "an object an utterance",
+    "text": "an utterance a line",
+}
+"""What each form is called in the line about a file."""
+
+
+def _shown(example: Utterance) -> str:
+    """An example in a line about its file."""
+    text, found = example.tagged.text, example.tagged.entities or ()
+    slots = "".join(f", {e.type} {shortened(text[e.start : e.end])}" for e in found[:3])
+    known = "" if example.intents is None else f" → {', '.join(example.intents)}"
+    return shortened(text) + known + slots
+
+
+def _without_skipped(
+    examples: Iterator[Utterance], path: Path, settings: UtteranceSettings
+) -> Iterator[Utterance]:
+    count = 0
+    for example in examples:
+        if is_skipped(settings.skip_label, example.intents or ()):
+            count += 1
+        else:
+            yield example
+    say_skipped(path, settings.skip_label, count)
+
+
+def utterance_of(given: Any, where: str, settings: UtteranceSettings) -> Utterance:
+    """An utterance to answer from a text, a list of words, or an object with text or tokens, and slots."""
+    if isinstance(given, dict):
+        return _object(where, given, settings, labelled=False)
+    return Utterance(tagged_of(given, where), None)
 
 
 def _parallel(path: Path, settings: UtteranceSettings, *, labelled: bool) -> Iterator[Utterance]:
@@ -86,6 +123,9 @@ def _columns(path: Path, settings: UtteranceSettings, *, labelled: bool) -> Iter
                     f"{path}, line {number}: {len(cells)} columns, so there is no column "
                     f"{settings.slot_column} of slots; name it with --slot-column"
                 )
+        words = [cells[0] for _, cells in rows]
+        if set(words) - {"O"} and all(map(CLEAR_TAG.fullmatch, words)):
+            raise DataError(f"{where}: the first column looks like slots ({words[0]}); write the word first")
         tags = [cells[settings.slot_column] for _, cells in rows]
         tagged = from_words([cells[0] for _, cells in rows], tags, where=where)
         return Utterance(tagged, _intents(said[0], where, settings) if labelled else None)
@@ -94,7 +134,8 @@ def _columns(path: Path, settings: UtteranceSettings, *, labelled: bool) -> Iter
 
 
 def _json(path: Path, settings: UtteranceSettings, *, labelled: bool) -> Iterator[Utterance]:
-    table = read_table(path, names=(), header="no", reading=_lines(settings))
+    files = FileSettings(header="no", encoding=settings.encoding, errors=settings.errors)
+    table = read_table(path, files, roles=())
     return parsed(table.rows, lambda row: _object(row.where, row.cells, settings, labelled=labelled))
 
 
@@ -140,8 +181,8 @@ def _blocks(lines: Iterator[str]) -> Iterator[list[tuple[int, str]]]:
 
 def _object(where: str, cells: dict[str, Any], settings: UtteranceSettings, *, labelled: bool) -> Utterance:
     said, slots, intent = (
-        next((cells[name] for name in names if name in cells), None)
-        for names in (_TEXT_NAMES, _SLOT_NAMES, _INTENT_NAMES)
+        next((cells[name] for name in NAMES[role] if name in cells), None)
+        for role in ("utterance", "slots", "intent")
     )
     if said is None or (labelled and (slots is None or intent is None)):
         raise DataError(
@@ -153,6 +194,7 @@ def _object(where: str, cells: dict[str, Any], settings: UtteranceSettings, *, l
     else:
         found = None if slots is None else _entities(where, str(said), slots)
         tagged = from_text(str(said), found, where=where)
+    tagged = tagged if labelled else replace(tagged, cells=cells)
     return Utterance(tagged, _intents(intent, where, settings) if labelled else None)
 
 
@@ -177,6 +219,7 @@ def _entities(where: str, text: str, slots: Any) -> list[Entity]:
 
 
 def _intents(said: Any, where: str, settings: UtteranceSettings) -> tuple[str, ...]:
+    said = export_value(said, f"{where}: the intent")
     parts = said if isinstance(said, list) else [said]
     if settings.several:
         parts = [piece for part in parts for piece in str(part).split(settings.separator)]

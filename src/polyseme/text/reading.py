@@ -8,16 +8,19 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from polyseme import progress
 from polyseme.errors import DataError, SettingsError
-from polyseme.records import Record
+from polyseme.text.column_names import known_as
+from polyseme.text.delimited import suffix_of
 from polyseme.text.encodings import decoded, split_lines, whole_lines
 from polyseme.text.json_lines import decode_line, why_not
 from polyseme.text.sources import Advance, expand, read_blocks, shown, size
+from polyseme.text.table_texts import TextColumnSettings, table_texts
 from polyseme.text.wikipedia import articles
 
 __all__ = ["Advance", "Document", "TextSettings", "expand", "read_documents", "read_lines", "size"]
 
-Format = Literal["auto", "plain", "lines", "pairs", "jsonl", "wikipedia"]
+Format = Literal["auto", "plain", "lines", "pairs", "jsonl", "table", "wikipedia"]
 
 _STRETCH = 1 << 20
 _LONGEST_LINE = 1 << 22
@@ -25,13 +28,13 @@ MAX_LINE = 1 << 24
 """Characters of a line that is one text, a pair or an object; plain text may have longer lines."""
 
 
-class TextSettings(Record, frozen=True, kw_only=True):
+class TextSettings(TextColumnSettings, frozen=True, kw_only=True):
     """How text is read."""
 
     format: Format = "auto"
     """plain: a blank line between documents; lines: a document a line; pairs: two texts a line, split by a
-    tab; jsonl: an object a line; wikipedia: an XML dump; auto: jsonl and wikipedia by what the file begins
-    with, else plain."""
+    tab; jsonl: an object a line; table: a column of a CSV or TSV file; wikipedia: an XML dump; auto: a table
+    by the suffix .csv or .tsv, jsonl and wikipedia by what the file begins with, else plain."""
 
     field: str = "text"
     """The field of JSON lines that holds the text: a string, or a list of strings, one a line."""
@@ -44,6 +47,12 @@ class TextSettings(Record, frozen=True, kw_only=True):
     replace puts � in their place."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.text_column is not None and self.format not in ("auto", "table", "jsonl"):
+            raise ValueError(
+                f"text_column is a column of tables and JSON lines, and format is {self.format!r}; leave one "
+                "out"
+            )
         if self.encoding == "auto":
             return
         try:
@@ -88,9 +97,15 @@ def read_documents(
 
 
 def read_lines(
-    source: str | Path, settings: TextSettings | None = None, *, advance: Advance | None = None
+    source: str | Path,
+    settings: TextSettings | None = None,
+    *,
+    advance: Advance | None = None,
+    announce: bool = True,
 ) -> Iterator[str]:
-    """One text a line, in order, empty lines kept; of JSON lines the text of each object.
+    """One text a line, in order, empty lines kept; of JSON lines and tables the text of each object or row.
+
+    With `announce` it is said which column of a table is read.
 
     Raises `DataError` where `source` cannot be read as asked or has no line at all, and for a line of more
     than `MAX_LINE` characters.
@@ -106,7 +121,9 @@ def read_lines(
             )
         texts: Iterator[str] = _all_lines(blocks, path, settings)
         if form == "jsonl":
-            texts = map("\n".join, _json_texts(texts, path, settings))
+            texts = map("\n".join, _json_texts(texts, path, settings, announce=announce))
+        if form == "table":
+            texts = table_texts(texts, path, settings, announce=announce)
         for text in texts:
             found = True
             yield text
@@ -136,10 +153,19 @@ def _sniffed(blocks: Iterator[bytes]) -> Iterator[bytes]:
 def _form(path: Path, head: bytes, settings: TextSettings) -> str:
     if settings.format != "auto":
         return settings.format
+    if suffix_of(path) in (".csv", ".tsv"):
+        return "table"
     head = head.removeprefix(codecs.BOM_UTF8).lstrip()
     if head.startswith(b"<mediawiki"):
         return "wikipedia"
     if {".jsonl", ".ndjson"} & set(path.suffixes):
+        return "jsonl"
+    if suffix_of(path) == ".json" and head.startswith(b"["):
+        raise DataError(
+            f"{shown(path)} is one list of JSON; write one object a line, or say --format plain to read it "
+            "as text"
+        )
+    if suffix_of(path) == ".json" and head.startswith(b"{"):
         return "jsonl"
     if head.startswith(b"{"):
         try:
@@ -147,7 +173,7 @@ def _form(path: Path, head: bytes, settings: TextSettings) -> str:
         except (msgspec.DecodeError, RecursionError):
             return "plain"
         return "jsonl"
-    return "plain"
+    return "plain" if settings.text_column is None else "table"
 
 
 def _plain(blocks: Iterator[bytes], path: Path, settings: TextSettings) -> Iterator[Document]:
@@ -199,29 +225,61 @@ def _rows(lines: Iterable[str], path: Path) -> Iterator[str]:
 
 
 def _json_lines(blocks: Iterator[bytes], path: Path, settings: TextSettings) -> Iterator[Document]:
-    for texts in _json_texts(_all_lines(blocks, path, settings), path, settings):
+    for texts in _json_texts(_all_lines(blocks, path, settings), path, settings, announce=True):
         continues = False
         for document in _grouped(line for text in texts for line in text.split("\n") if line.strip()):
             yield document._replace(continues=continues)
             continues = True
 
 
-def _json_texts(lines: Iterable[str], path: Path, settings: TextSettings) -> Iterator[list[str]]:
+def _table(blocks: Iterator[bytes], path: Path, settings: TextSettings) -> Iterator[Document]:
+    lines = _all_lines(blocks, path, settings)
+    for text in table_texts(lines, path, settings, announce=True):
+        continues = False
+        for document in _grouped(line for line in text.split("\n") if line.strip()):
+            yield document._replace(continues=continues)
+            continues = True
+
+
+def _field(line: str, path: Path, settings: TextSettings, *, announce: bool) -> str:
+    """The field of the texts: the chosen one, or else the one that the first object is known to have."""
+    if settings.text_column is not None:
+        return settings.text_column
+    try:
+        value = decode_line(line, msgspec.json.decode, errors=settings.errors)
+    except msgspec.DecodeError:
+        return settings.field
+    known = known_as("text", list(value)) if isinstance(value, dict) else None
+    if known is None or settings.field != "text" or "text" in value:
+        return settings.field
+    if announce:
+        progress.say(
+            f"{shown(path)}: of each object the field {known!r} is read; --text-column names another"
+        )
+    return known
+
+
+def _json_texts(
+    lines: Iterable[str], path: Path, settings: TextSettings, *, announce: bool
+) -> Iterator[list[str]]:
     """The texts in the field of each object; blank lines are left out."""
-    row = msgspec.defstruct("Row", [("text", str | list[str])], rename={"text": settings.field})
-    decode = msgspec.json.Decoder(row).decode
+    decode: Callable[[str], Any] | None = None
+    field = settings.field
     for number, line in enumerate(lines, 1):
         if not line or line.isspace():
             continue
+        if decode is None:
+            field = _field(line, path, settings, announce=announce)
+            row = msgspec.defstruct("Row", [("text", str | list[str])], rename={"text": field})
+            decode = msgspec.json.Decoder(row).decode
         try:
-            text: str | list[str] = decode_line(line, decode, errors=settings.errors).text  # type: ignore[attr-defined]
+            text: str | list[str] = decode_line(line, decode, errors=settings.errors).text
         except msgspec.DecodeError as error:
-            raise DataError(_not_a_row(line, settings, f"{shown(path)}, line {number}")) from error
+            raise DataError(_not_a_row(line, field, settings, f"{shown(path)}, line {number}")) from error
         yield [text] if isinstance(text, str) else text
 
 
-def _not_a_row(line: str, settings: TextSettings, where: str) -> str:
-    field = settings.field
+def _not_a_row(line: str, field: str, settings: TextSettings, where: str) -> str:
     try:
         value: Any = decode_line(line, msgspec.json.decode, errors=settings.errors)
     except msgspec.DecodeError as error:
@@ -250,5 +308,6 @@ _READERS: dict[str, Callable[[Iterator[bytes], Path, TextSettings], Iterator[Doc
     "lines": _single_lines,
     "pairs": _pairs,
     "jsonl": _json_lines,
+    "table": _table,
     "wikipedia": _wikipedia,
 }

@@ -30,6 +30,8 @@ _COMPRESSED: dict[bytes, tuple[str, Callable[[IO[bytes]], Any]]] = {
     b"BZh": (".bz2", bz2.BZ2File),
     b"\xfd7zXZ\0": (".xz", lzma.LZMAFile),
 }
+_WORKBOOKS = (".xlsx", ".xlsm")
+_OLD_WORKBOOK = b"\xd0\xcf\x11\xe0\xa1\xb1"
 _FOREIGN = {
     b"PK\x03\x04": "a zip archive",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive",
@@ -79,6 +81,9 @@ def read_blocks(path: Path, *, advance: Advance | None = None) -> Iterator[bytes
     refuse_lfs_pointer(path, DataError)
     with _reading(path), _open(path) as file:
         counted = _Counted(file, advance)
+        workbook = path.suffix.lower() in _WORKBOOKS and counted.head.startswith(b"PK\x03\x04")
+        if workbook or counted.head.startswith(_OLD_WORKBOOK):
+            raise DataError(f"{shown(path)} is an Excel workbook; save it as CSV UTF-8 first")
         for magic, kind in _FOREIGN.items():
             if counted.head.startswith(magic):
                 raise DataError(f"{shown(path)} is {kind}, not text; unpack or convert it first")

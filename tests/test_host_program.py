@@ -23,6 +23,7 @@ import polyseme
 CALLS: dict[str, Callable[[Path], Any]] = {
     "recipes": lambda at: polyseme.recipes(),
     "show_machine": lambda at: polyseme.show_machine(),
+    "show_progress": lambda at: polyseme.show_progress(False),
     "prepare": lambda at: polyseme.prepare([at / "text.txt"], tokenizer=at / "vocab", out=at / "store-2"),
     "learn_tokenizer": lambda at: polyseme.learn_tokenizer([at / "text.txt"], out=at / "v", vocab_size=300),
     "show_store": lambda at: polyseme.show_store(at / "store"),

@@ -177,10 +177,14 @@ def _plain_warnings() -> Iterator[None]:
         line: str | None = None,
     ) -> None:
         if issubclass(category, PolysemeWarning):
-            _tell(f"polyseme: warning: {message}")
+            if str(message) not in shown:
+                shown.add(str(message))
+                _tell(f"polyseme: warning: {message}")
         else:
             before(message, category, filename, lineno, file, line)
 
+    shown: set[str] = set()
     with warnings.catch_warnings():
+        warnings.simplefilter("always", PolysemeWarning)
         before, warnings.showwarning = warnings.showwarning, show
         yield

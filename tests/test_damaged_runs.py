@@ -16,7 +16,9 @@ from torch import nn
 from polyseme.embedding.files import packing_of
 from polyseme.embedding.jobs import resumed
 from polyseme.errors import CheckpointError, PolysemeError, SettingsError
+from polyseme.models.transformer.building import build
 from polyseme.models.transformer.config import TransformerConfig
+from polyseme.tasks.finetuning import scores_of
 from polyseme.tasks.partial import Partial, check_command
 from polyseme.tasks.runs import Run
 from polyseme.text.store import Store
@@ -280,15 +282,12 @@ def test_a_network_that_no_machine_holds_is_refused_with_its_size(store: Store) 
 
 
 def test_the_estimate_of_parameters_is_close_below_those_that_are_built() -> None:
-    from polyseme.models.transformer.building import build
-
-    for fields in ({}, {"gated": True, "activation": "gelu"}, {"attention": {"head_size": 16}}):
-        config = TransformerConfig(
-            vocab_size=200,
-            hidden_size=64,
-            num_layers=3,
-            num_heads=4,
-            **{k: v for k, v in fields.items() if k == "gated"},
-        )
+    for gated in (False, True):
+        config = TransformerConfig(vocab_size=200, hidden_size=64, num_layers=3, num_heads=4, gated=gated)
         built = sum(parameter.numel() for parameter in build(config).parameters())
         assert 0.9 * built < least_parameters(config) <= built
+
+
+def test_results_of_seeds_with_different_scores_are_refused() -> None:
+    with pytest.raises(CheckpointError, match=r"the results of the seeds have different scores"):
+        scores_of([{"accuracy": 0.5, "x": 0.1}, {"accuracy": 0.5, "f1": 0.1}])

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 import torch
-from corpora import small_store
+from corpora import small_store, write_text
 from small_models import SHAPES, small_model
 from test_finetuning import reviews
 
@@ -23,6 +23,8 @@ from polyseme.models.transformer.building import build
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.tasks.finetuning import finetune
 from polyseme.tasks.together import finetune_together
+from polyseme.text.learning import LearningSettings, learn
+from polyseme.text.preparing import prepare
 from polyseme.text.store import Store
 from polyseme.text.tokenizer_files import write_tokenizer
 from polyseme.training import loop, pretraining
@@ -184,3 +186,14 @@ def test_what_a_killed_trial_left_behind_goes(ground: Ground, tmp_path: Path) ->
     (left / "config.json").write_text("{")
     fine_tuned(ground, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_output_table_of_its_own_is_no_reason_to_stop(tmp_path: Path) -> None:
+    """T5 1.1 writes both tables; that they differ is told by numbers, which a trial does not have."""
+    text = write_text(tmp_path / "text.txt")
+    settings = LearningSettings(kind="unigram", vocab_size=300, sentinels=100)
+    learn(text.read_text("utf-8").splitlines(), settings).save(tmp_path / "vocabulary")
+    store = prepare([text], tokenizer=tmp_path / "vocabulary", out=tmp_path / "store")
+    change = (*TINY, "training.held_out=0.05", "sizes.tiny.decoder={num_layers=1}")
+    pretrain("t5-1.1", store.folder, out=tmp_path / "out", change=change, **FEW)
+    assert not load(tmp_path / "out", heads=["seq2seq-lm"]).backbone.config.embedding.tied

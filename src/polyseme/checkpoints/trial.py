@@ -60,7 +60,8 @@ def _read_back(model: Model, folder: Path, stored: dict[str, Stored]) -> Model:
     }
     different = [name for name, (before, after) in pairs.items() if before != after]
     if model.tokenizer is not None:
-        different += [] if _same(model.tokenizer, folder) else ["tokenizer"]
+        reads_types = model.backbone.config.tells_segments
+        different += [] if _same(model.tokenizer, folder, types=reads_types) else ["tokenizer"]
         read.tokenizer = model.tokenizer
     if different:
         raise CheckpointError(
@@ -69,15 +70,21 @@ def _read_back(model: Model, folder: Path, stored: dict[str, Stored]) -> Model:
     return read
 
 
-def _same(tokenizer: Tokenizer, folder: Path) -> bool:
-    """Whether the folder's tokenizer is this one; it is made only where its files differ from it."""
+def _same(tokenizer: Tokenizer, folder: Path, *, types: bool) -> bool:
+    """Whether the folder's tokenizer is this one; it is made only where its files differ from it.
+
+    The `types` of tokens count where the model reads them; elsewhere the files leave them out.
+    """
     definition, roles, kept = read_tokenizer(folder)
     if (definition, roles, kept) == (tokenizer.definition, tokenizer.special_tokens, tokenizer.kept):
         return True
     other = Tokenizer(definition, roles, kept=kept)
-    return all(
+    own, read = tokenizer.frame, other.frame
+    if not types:
+        read = read._replace(types=own.types, single_types=own.single_types)
+    return own == read and all(
         getattr(tokenizer, name) == getattr(other, name)
-        for name in ("kind", "vocabulary", "special_tokens", "special_ids", "frame", "kept")
+        for name in ("kind", "vocabulary", "special_tokens", "special_ids", "kept")
     )
 
 

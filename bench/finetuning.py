@@ -27,6 +27,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +233,8 @@ def run_plan(order: dict[str, Any]) -> dict[str, Any]:
     schedule = Schedule("linear", len(batches), WARMUP)
     if not Path(order["out"]).exists():
         torch.manual_seed(derived(1, "finetune"))
-        shared.save(dict(shared.module().state_dict()), Path(order["out"]), {})
+        more: dict[str, Any] = {"more": {}} if "more" in signature(shared.save).parameters else {}  # 0.1.0
+    shared.save(dict(shared.module().state_dict()), Path(order["out"]), {}, **more)
     parameters = sum(p.numel() for n, p in shared.base.backbone.named_parameters() if _multiplies(n, p))
     config = shared.base.backbone.config
     tokens = BATCH * LENGTH

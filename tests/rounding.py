@@ -13,6 +13,8 @@ FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.bfloat16
 
 GELU_SHORT = 5e-4
 """What the kernels' GELU for results of eight or sixteen bits may be off, by its own description."""
+ONE_IN_SIX_DIGITS = 1.01e-5
+"""One unit in the last of the six digits of a written prediction, relative to the number, at the most."""
 STEEPEST = 1.13
 """The largest slope of any activation (GELU's): by how much it can enlarge an error of what it is given."""
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from polyseme.embedding.files import packing_of
-from polyseme.embedding.jobs import resumed
+from polyseme.embedding.jobs import _encoded, _Line, resumed
 from polyseme.errors import CheckpointError, PolysemeError, SettingsError
+from polyseme.integrity import write_checked
 from polyseme.models.transformer.building import build
 from polyseme.models.transformer.config import TransformerConfig
 from polyseme.tasks.finetuning import scores_of
@@ -23,7 +25,7 @@ from polyseme.tasks.partial import Partial, check_command
 from polyseme.tasks.runs import Run
 from polyseme.text.store import Store
 from polyseme.training.building import model_config
-from polyseme.training.journal import Journal, read_journal, read_reports
+from polyseme.training.journal import Journal, journal_line, read_journal, read_reports
 from polyseme.training.loop import LossError
 from polyseme.training.memory_check import check_memory, least_parameters
 from polyseme.training.optimizers import Optimizers, build_optimizers
@@ -98,10 +100,12 @@ def test_an_index_file_whose_numbers_fall_or_leave_the_store_is_refused(store: S
                 changed_numbers = numbers.copy()
                 changed_numbers[place] = value
                 path.write_bytes(changed_numbers.tobytes())
+                with pytest.raises(CheckpointError, match=rf"{name}.bin has changed since it was written"):
+                    getattr(Store.open(store.folder), name)
                 with pytest.raises(
                     CheckpointError, match=rf"{name}.bin does not fit to the tokens of the store"
                 ):
-                    getattr(Store.open(store.folder), name)
+                    getattr(Store.open(store.folder, verify=False), name)
     finally:
         path.write_bytes(content)
 
@@ -121,7 +125,7 @@ def test_token_ids_beyond_the_vocabulary_and_counts_that_do_not_add_up_are_refus
         path.write_bytes(value + content[len(value) :])
         try:
             with pytest.raises(CheckpointError, match=said):
-                read(Store.open(store.folder))
+                read(Store.open(store.folder, verify=False))
         finally:
             path.write_bytes(content)
 
@@ -182,9 +186,9 @@ def test_weights_and_averages_that_are_not_finite_are_never_saved(tmp_path: Path
 def test_a_journal_with_damaged_lines_gives_the_others(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     good = {"kind": "train", "step": 2, "parts": {"masked-lm": 7.3}, "rate": 0.5}
-    for other in damaged(json.dumps({**good, "step": 1}).encode()):
+    for other in damaged(journal_line({**good, "step": 1})[:-1]):
         if b"\n" not in other:
-            path.write_bytes(other + b"\n" + json.dumps(good).encode() + b"\n")
+            path.write_bytes(other + b"\n" + journal_line(good))
             assert read_reports(path)[-1].step == 2
             Journal(path, step=2).close()
             assert read_journal(path)[-1] == good
@@ -216,11 +220,11 @@ def test_the_result_of_a_seed_with_any_value_damaged_is_read_or_refused(tmp_path
         content = (tmp_path / name).read_bytes()
         for other in (b"", content[:40], b"\xff" * 8 + content[8:], content[:-3]):
             (tmp_path / name).write_bytes(other)
-            with pytest.raises(CheckpointError, match=r"seed-1\.json cannot be read"):
+            with pytest.raises(CheckpointError, match=r"seed-1.*\.safetensors is damaged; remove the folder"):
                 read()
         (tmp_path / name).write_bytes(content)
     save_file({"x.tokens": torch.ones(1)}, tmp_path / "seed-1-outputs.safetensors")
-    with pytest.raises(CheckpointError, match=r"remove .*seed-1\.json to train this run again"):
+    with pytest.raises(CheckpointError, match=r"seed-1-outputs\.safetensors is damaged; remove the folder"):
         read()
 
 
@@ -236,9 +240,9 @@ def test_the_command_of_a_fine_tuning_with_any_value_damaged_is_read_or_refused(
 def test_a_job_of_vectors_with_any_value_damaged_is_none_or_refused(tmp_path: Path) -> None:
     how = {"text": "0a", "model": "1b", "dimensions": 2, "output_precision": "int8", "block": [4096, 524288]}
     about = {"how": how, "ranges": [[0.0, 0.0], [1.0, 1.0]], "environment": {"torch": "2"}}
-    (tmp_path / "job.json").write_text(json.dumps(about), encoding="utf-8")
-    line = {"rows": 2, "length": 4, "crc": 3632233996, "note": ""}
-    (tmp_path / "journal.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    write_checked(tmp_path / "job.json", json.dumps(about).encode())
+    line = _encoded(_Line(rows=2, length=4, crc=zlib.crc32(b"\0" * 4)))
+    (tmp_path / "journal").write_bytes(line)
 
     class Format:
         def head(self, rows: int) -> bytes:
@@ -250,9 +254,10 @@ def test_a_job_of_vectors_with_any_value_damaged_is_none_or_refused(tmp_path: Pa
         assert job is None or job.rows in (0, 2)
 
     each_is_refused_or_right(tmp_path / "job.json", read)
-    for other in damaged(json.dumps(line).encode()):
-        (tmp_path / "journal.jsonl").write_bytes(other + b"\n")
-        read()
+    for other in damaged(line[9:-1]):
+        for checksum in (line[:9], f"{zlib.crc32(other):08x} ".encode()):
+            (tmp_path / "journal").write_bytes(checksum + other + b"\n")
+            read()
 
 
 @pytest.mark.parametrize(

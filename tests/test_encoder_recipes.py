@@ -94,7 +94,12 @@ def test_a_recipe_runs_from_raw_text_and_goes_on_from_its_model(name: str, tmp_p
     model = load(second.folder, heads=["masked-lm"])
     assert model.card.family == read_recipe(name).family
     assert model.tokenizer is not None
-    assert model.tokenizer.frame == store.tokenizer.frame
+    frame = model.tokenizer.frame
+    if not model.backbone.config.tells_segments:  # then the folder gives no types of tokens
+        frame = frame._replace(
+            types=store.tokenizer.frame.types, single_types=store.tokenizer.frame.single_types
+        )
+    assert frame == store.tokenizer.frame
     (kind,) = json.loads((second.folder / "config.json").read_text())["architectures"]
     theirs, info = getattr(transformers, kind).from_pretrained(second.folder, output_loading_info=True)
     # A pooler may lie beside a masked-lm head, which that class of transformers does not read.

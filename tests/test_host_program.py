@@ -55,6 +55,8 @@ CALLS: dict[str, Callable[[Path], Any]] = {
         threads=3,
     ),
     "predict": lambda at: polyseme.predict(at / "t.tsv", model=at / "f", out=at / "a.jsonl", threads=3),
+    "Predictor": lambda at: polyseme.Predictor.load(at / "f", threads=3).predict(SENTENCES[:2]),
+    "verify": lambda at: polyseme.verify(at / "f"),
     "evaluate": lambda at: polyseme.evaluate("classification", at / "t.tsv", model=at / "f", threads=3),
 }
 """Every public function, each after those whose results it reads."""

@@ -10,6 +10,7 @@ from small_models import CHARACTERS, small_model
 
 from polyseme.checkpoints.loading import load
 from polyseme.errors import CheckpointError, DataError
+from polyseme.integrity import accept_folder
 from polyseme.models.batch import IGNORED
 from polyseme.records import from_plain
 from polyseme.tasks.finetuning import finetune
@@ -270,6 +271,7 @@ def test_a_folder_without_its_slots_is_refused(folder: Path, tmp_path: Path) -> 
     for path in (folder / "tuned").iterdir():
         if path.name != "task.safetensors":
             (tmp_path / path.name).write_bytes(path.read_bytes())
+    accept_folder(tmp_path)
     with pytest.raises(CheckpointError, match=r"task\.safetensors does not fit its task: slots\.bias"):
         predict(folder / "dev", model=tmp_path, out=tmp_path / "p", threads=1)
 

@@ -8,6 +8,7 @@ from small_models import small_model
 import polyseme
 from polyseme.checkpoints.loading import load
 from polyseme.embedding.embedder import Embedder
+from polyseme.integrity import accept_folder
 
 
 def marked_model(folder: Path) -> Path:
@@ -16,6 +17,7 @@ def marked_model(folder: Path) -> Path:
     settings = json.loads((path / "tokenizer_config.json").read_text())
     settings["additional_special_tokens"] = ["q", "z"]
     (path / "tokenizer_config.json").write_text(json.dumps(settings))
+    accept_folder(path)
     return path
 
 

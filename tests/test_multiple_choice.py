@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rounding import ONE_IN_SIX_DIGITS
 from small_models import CHARACTERS, characters, small_model
 
 from polyseme.checkpoints.formats import format_of
@@ -99,7 +100,7 @@ def test_a_question_gets_the_same_answer_alone_and_among_others(chooser: Path, f
             assert predict(long, model=chooser, out=folder / name, **options) == 20
         for alone, together in zip(lines(folder / "alone"), lines(folder / "together"), strict=True):
             assert alone["id"] == together["id"]
-            assert alone["probabilities"] == pytest.approx(together["probabilities"], abs=1e-6)
+            assert alone["probabilities"] == pytest.approx(together["probabilities"], rel=ONE_IN_SIX_DIGITS)
 
 
 def flattened(rows: list[Row]) -> list[Row]:

@@ -22,6 +22,7 @@ from polyseme.errors import CheckpointError, NotFiniteError
 from polyseme.evaluation.perplexity import perplexity
 from polyseme.generation.filling import Filler
 from polyseme.generation.generating import Generator
+from polyseme.integrity import accept_folder
 from polyseme.models.finite import first_not_finite, is_finite
 from polyseme.tasks.finetuning import finetune
 from polyseme.tasks.predicting import evaluate, predict
@@ -50,6 +51,7 @@ def damage(folder: Path, name: str, value: float, *, all_of_it: bool = False) ->
     tensors = load_file(folder / "model.safetensors")
     tensors[name].view(-1)[slice(None) if all_of_it else 3] = value
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    accept_folder(folder)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

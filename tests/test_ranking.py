@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rounding import ONE_IN_SIX_DIGITS
 from small_models import CHARACTERS, characters, small_model
 
 from polyseme.checkpoints.loading import load
@@ -91,7 +92,7 @@ def test_a_query_gets_the_same_scores_alone_and_among_others(ranker: Path, folde
         predict(folder / "dev.tsv", model=ranker, out=folder / name, batch_tokens=tokens, threads=1)
     for alone, together in zip(lines(folder / "alone"), lines(folder / "together"), strict=True):
         assert alone["query"] == together["query"]
-        assert alone["scores"] == pytest.approx(together["scores"], abs=1e-6)
+        assert alone["scores"] == pytest.approx(together["scores"], rel=ONE_IN_SIX_DIGITS)
 
 
 def test_a_cross_encoder_of_another_library_is_trained_further(folder: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rounding import ONE_IN_SIX_DIGITS
 from small_models import CHARACTERS, characters, small_model
 
 from polyseme.checkpoints.formats import format_of
@@ -140,7 +141,7 @@ def test_a_question_gets_the_same_answer_alone_and_among_others(reader: Path, fo
         predict(folder / "dev.json", model=reader, out=folder / name, batch_tokens=tokens, threads=1)
     for alone, together in zip(lines(folder / "alone"), lines(folder / "together"), strict=True):
         assert (alone["id"], alone["answer"]) == (together["id"], together["answer"])
-        assert alone["score"] == pytest.approx(together["score"], abs=1e-5)
+        assert alone["score"] == pytest.approx(together["score"], rel=ONE_IN_SIX_DIGITS)
 
 
 def test_transformers_finds_the_same_spans_in_the_folder(reader: Path, folder: Path) -> None:
@@ -149,8 +150,8 @@ def test_transformers_finds_the_same_spans_in_the_folder(reader: Path, folder: P
     tokenizer = transformers.AutoTokenizer.from_pretrained(reader)
     text, passage = "多少", "房间好远在12很大的山上是不"
     (folder / "one.jsonl").write_text(json.dumps({"question": text, "context": passage}), encoding="utf-8")
-    predict(folder / "one.jsonl", model=reader, out=folder / "one.out", threads=1, no_answer="no")
-    spans = [one for one in lines(folder / "one.out")[0]["n_best"] if one["start"] is not None]
+    predict(folder / "one.jsonl", model=reader, out=folder / "one.predicted.jsonl", threads=1, no_answer="no")
+    spans = [one for one in lines(folder / "one.predicted.jsonl")[0]["n_best"] if one["start"] is not None]
     encoded = tokenizer(text, passage, return_tensors="pt", return_offsets_mapping=True)
     offsets = encoded.pop("offset_mapping")[0].tolist()
     with torch.no_grad():

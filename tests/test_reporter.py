@@ -159,4 +159,4 @@ def test_a_quiet_command_still_says_what_changes_its_result(
     words = ["embed", str(tmp_path / "long.txt"), "--model", str(model), "--out", str(tmp_path / "v.npy")]
     assert main([*words, "--long-texts", "truncate", "--quiet"]) == 0
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("polyseme: warning: 1 of the first 1 texts are longer than the 48 tokens")
+    assert line.startswith("polyseme: warning: 1 of the 1 texts read so far are longer than the 48")

@@ -9,6 +9,7 @@ from runtime_paths import needs_compiler
 
 from polyseme.errors import PolysemeWarning
 from polyseme.inspection.machine import show_machine
+from polyseme.runtime.choice import VARIABLE
 from polyseme.runtime.linears import linear
 from polyseme.runtime.native import building, library, prebuilt
 from polyseme.runtime.native.prebuilt import LEVELS, best_level
@@ -65,7 +66,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CC", raising=False)
-    monkeypatch.delenv(library.SWITCH, raising=False)
+    monkeypatch.delenv(VARIABLE, raising=False)
     library._loaded.cache_clear()
     yield tmp_path / "prebuilt"
     library._loaded.cache_clear()

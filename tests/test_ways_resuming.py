@@ -111,7 +111,7 @@ def test_what_is_cut_off_while_it_is_saved_is_saved_again(
     options = words(folder, tmp_path / "out") | {"way": "full", "epochs": 1, "seeds": (1,)}
     finetune("classification", **options | {"out": tmp_path / "whole"})
     with monkeypatch.context() as patched:
-        patched.setattr("polyseme.checkpoints.saving.recorded", lambda *arguments: pytest.fail("cut off"))
+        patched.setattr("polyseme.checkpoints.saving.record_of", lambda *arguments: pytest.fail("cut off"))
         with pytest.raises(pytest.fail.Exception):
             finetune("classification", **options)
     assert not (tmp_path / "out").exists()

@@ -24,7 +24,7 @@ import xxhash
 
 from polyseme import progress
 from polyseme.errors import CheckpointError, SettingsError
-from polyseme.files import write_whole
+from polyseme.files import refuse_lfs_pointer, write_whole
 from polyseme.input_files import read_small
 from polyseme.records import decode_json, from_plain
 
@@ -246,6 +246,7 @@ def open_record(folder: Path, *, warn: bool = False) -> Recorded | None:
     path = folder / RECORD
     if not path.is_file():
         return None
+    refuse_lfs_pointer(path, CheckpointError)
     content = read_small(path)
     try:
         plain = decode_json(content, where=str(path))

@@ -93,7 +93,7 @@ def finetune(
     settings = from_flat(chosen, FinetuneSettings, where="finetune")
     with torch_threads(settings.machine.threads or default_threads()), partial(out) as place:
         shared = Preparation(make_task(task, of_task), model, settings)
-        with leaving_out(settings.skip_bad) as left:
+        with leaving_out(settings.data.skip_bad) as left:
             data = shared.read(Path(train), Path(dev), Path(test) if test is not None else None)
         left.say("finetune")
         command = settings_of(shared) | task_of(shared, data)

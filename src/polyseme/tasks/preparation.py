@@ -60,9 +60,9 @@ class Preparation:
         self.base = model if isinstance(model, Model) else self.way.load(model)
         if self.base.tokenizer is None:
             raise CheckpointError(f"{self.source} has no tokenizer, so it cannot read text")
-        if settings.keep_special_tokens:
+        if settings.data.keep_special_tokens:
             self.base = replace(
-                self.base, tokenizer=self.base.tokenizer.keeping(settings.keep_special_tokens)
+                self.base, tokenizer=self.base.tokenizer.keeping(settings.data.keep_special_tokens)
             )
         assert self.base.tokenizer is not None
         self.tokenizer: Tokenizer = self.base.tokenizer

@@ -7,6 +7,7 @@ from polyseme.records import Record
 from polyseme.tasks.tables import FileSettings
 from polyseme.tasks.ways.settings import (
     LARGEST,
+    DataSettings,
     FeatureSettings,
     FillingSettings,
     MachineSettings,
@@ -116,15 +117,11 @@ class FinetuneSettings(Record, frozen=True):
     folds: int | None = None
     """Train so many times for a seed, each time without another part of the training texts, and score what
     is said of these parts."""
-    skip_bad: bool = False
-    """Leave out examples that do not fit, count and list them, instead of stopping at the first."""
-    keep_special_tokens: tuple[str, ...] = ()
-    """Special tokens to find in the texts, as the marks [E1] and [/E1] of entities; the model keeps
-    them. Others are read as the characters that they are written with."""
     rates: RateSettings = RateSettings()
     stages: StageSettings = StageSettings()
     features: FeatureSettings = FeatureSettings()
     filling: FillingSettings = FillingSettings()
+    data: DataSettings = DataSettings()
     subset: SubsetSettings = SubsetSettings()
     machine: MachineSettings = MachineSettings()
     saving: SavingSettings = SavingSettings()

@@ -89,7 +89,7 @@ def finetune_together(
         shared = {
             name: Preparation(make_task(one.task, one.options), base, settings) for name, one in files.items()
         }
-        with leaving_out(settings.skip_bad) as left:
+        with leaving_out(settings.data.skip_bad) as left:
             data = {
                 name: shared[name].read(Path(one.train), Path(one.dev), Path(one.test) if one.test else None)
                 for name, one in files.items()

@@ -172,6 +172,16 @@ def in_bytes(written: str) -> int:
     return int(size)
 
 
+class DataSettings(Record, frozen=True, kw_only=True):
+    """How examples are taken from the files."""
+
+    skip_bad: bool = False
+    """Leave out examples that do not fit, count and list them, instead of stopping at the first."""
+    keep_special_tokens: tuple[str, ...] = ()
+    """Special tokens to find in the texts, as the marks [E1] and [/E1] of entities; the model keeps
+    them. Others are read as the characters that they are written with."""
+
+
 class SavingSettings(Record, frozen=True, kw_only=True):
     """How often a run keeps its exact state, from which the same command goes on."""
 

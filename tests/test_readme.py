@@ -32,7 +32,7 @@ def smaller(text: str) -> str:
 
 MADE = (
     "vectors.npy",
-    "answers.jsonl",
+    "predicted.csv",
     "plain-model/model.safetensors",
     "adapted/model.safetensors",
     "writer/model.safetensors",
@@ -60,6 +60,8 @@ def prepare_folder(tmp_path: Path) -> Path:
     rows = [f"{'law' if any(word in text for word in law) else 'computing'}\t{text}" for text in SENTENCES]
     for name in ("train.tsv", "dev.tsv"):
         (tmp_path / name).write_text("\n".join(["label\ttext_a", *rows]) + "\n", encoding="utf-8")
+    reviews = "\n".join(["编号,内容", *(f'{number},"{text}"' for number, text in enumerate(SENTENCES, 1))])
+    (tmp_path / "reviews.csv").write_text(reviews + "\n", encoding="utf-8")
     (tmp_path / "texts").mkdir()
     for name in ("texts.txt", "texts/a.txt"):
         (tmp_path / name).write_text("\n".join(SENTENCES) + "\n", encoding="utf-8")
@@ -98,7 +100,9 @@ def test_the_commands_of_the_readme_run_one_after_the_other(folder: Path) -> Non
 def test_the_python_of_the_readme_runs(folder: Path) -> None:
     (code,) = blocks("python")
     code = (
-        smaller(code) + "\nassert vectors.shape[0] == 2 and len(words) == 1 and len(words[0].vectors) > 1\n"
+        smaller(code)
+        + "\nassert vectors.shape[0] == 2 and len(words) == 1 and len(words[0].vectors) > 1\n"
+        + "assert label in ('law', 'computing')\n"
     )
     environment = os.environ | {"PYTHONSAFEPATH": "1"}
     subprocess.run([sys.executable, "-c", code], cwd=folder, check=True, env=environment)

@@ -86,14 +86,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
-@pytest.mark.parametrize("kernels", ["1", "0"])
+@pytest.mark.parametrize("kernels", ["auto", "onednn", "torch"])
 def test_a_forked_process_embeds_and_predicts(models: list[str], kernels: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, *models],
         capture_output=True,
         text=True,
         timeout=300,
-        env=os.environ | {"POLYSEME_NATIVE": kernels, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env=os.environ | {"POLYSEME_KERNELS": kernels, "PYTHONPATH": os.pathsep.join(sys.path)},
         check=False,
     )
     assert (

@@ -66,7 +66,7 @@ def python(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def without_settings() -> dict[str, str]:
     """The environment without what would choose other packages or kernels."""
-    left_out = ("PYTHONPATH", "CC", "POLYSEME_NATIVE", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+    left_out = ("PYTHONPATH", "CC", "POLYSEME_KERNELS", "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
     return {name: value for name, value in os.environ.items() if name not in left_out}
 
 

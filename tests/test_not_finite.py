@@ -199,7 +199,7 @@ def test_pre_training_stops_at_a_step_that_is_not_finite_and_its_last_state_goes
     sound = (tmp_path / "sound" / "model.safetensors").read_bytes()
     bad_step.add(6 + 4)
     with pytest.raises(
-        LossError, match=r"step 4: the norm of the gradient is nan.*step-00000002 is kept, to go on"
+        LossError, match=r"step 4: the norm of the gradient is nan.*step-00000002 is kept and can be resumed"
     ):
         pretrain(**options, out=tmp_path / "run")
     found = newest_state(tmp_path / "run" / "state")
@@ -259,7 +259,7 @@ def test_fine_tuning_stops_at_a_step_that_is_not_finite_and_goes_on(
     finetune("classification", out=tmp_path / "sound", **options)
     bad_step.add(6 + 4)
     with pytest.raises(
-        LossError, match=r"step 4: the norm of the gradient is nan.*step-00000002 is kept, to go on"
+        LossError, match=r"step 4: the norm of the gradient is nan.*step-00000002 is kept and can be resumed"
     ):
         finetune("classification", out=tmp_path / "ft", **options)
     finetune("classification", out=tmp_path / "ft", skip_non_finite_steps=3, **options)

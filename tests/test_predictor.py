@@ -94,7 +94,9 @@ def test_every_task_answers_objects_in_memory(folders: Mapping[str, Path], name:
     assert [words(one) for one in alone] == [words(one) for one in together]
     assert predictor.predict([]) == []
     for wrong in ("好书", {"text": "好书"}):
-        with pytest.raises(DataError, match=r"stands where a list of inputs must: write predict\(\[…\]\)"):
+        with pytest.raises(
+            DataError, match=r"predict takes a list of inputs, got .*; write predict\(\[…\]\)"
+        ):
             predictor.predict(wrong)  # type: ignore[arg-type]
     with pytest.raises(DataError, match=r"inputs\[1\] is nan; it must be"):
         predictor.predict([inputs[0], float("nan")])

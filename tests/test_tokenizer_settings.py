@@ -113,7 +113,9 @@ def test_of_equal_lines_the_later_counts_and_the_numbers_stay(tmp_path: Path) ->
     lines = [*VOCABULARY]
     lines[7] = lines[8] = ""
     lines[20] = "好"
-    with pytest.warns(PolysemeWarning, match=r"the token '' of line 8 stands again in line 9, which counts"):
+    with pytest.warns(
+        PolysemeWarning, match=r"the token '' of line 8 is repeated in line 9, whose id is used"
+    ):
         ours = Tokenizer.load(folder(tmp_path, {"tokenizer_config.json": PLAIN}, vocabulary=lines))
     assert ours.vocab_size == N
     assert [ids.tolist() for ids in ours.encode_batch(TEXTS)] == theirs(tmp_path)

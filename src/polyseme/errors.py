@@ -41,5 +41,5 @@ class MissingExtra(PolysemeError, ImportError):
     def __init__(self, package: str, *, extra: str) -> None:
         super().__init__(
             f"this needs the package {package}; install it with: pip install {package} "
-            f"(in a checkout of polyseme, or with the whole extra: pip install -e '.[{extra}]')"
+            f"(or, in a checkout of polyseme, the extra: pip install -e '.[{extra}]')"
         )

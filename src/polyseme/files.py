@@ -369,7 +369,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 def _taken(part: Path) -> DataError:
     target = part.with_name(part.name.removeprefix(".").removesuffix(".part"))
-    return DataError(f"another process is writing {target}; wait for it, or name another place")
+    return DataError(f"another process is writing {target}; wait for it, or write to another path")
 
 
 def sha256(path: Path) -> str:

@@ -51,7 +51,7 @@ def _read_back(model: Model, folder: Path, stored: dict[str, Stored]) -> Model:
     read, _ = read_model(folder, heads=list(model.heads), stored=stored)
     pairs: dict[str, tuple[Any, Any]] = {
         "settings": (_settings(model), _settings(read)),
-        "card": (to_json(card_of(model)), to_json(read.card)),
+        "metadata": (to_json(card_of(model)), to_json(read.card)),
         "tensors": (_shapes(model), _shapes(read)),
         "tensors of the task": (
             {name: tensor.shape for name, tensor in model.task_tensors.items()},
@@ -65,7 +65,7 @@ def _read_back(model: Model, folder: Path, stored: dict[str, Stored]) -> Model:
         read.tokenizer = model.tokenizer
     if different:
         raise CheckpointError(
-            f"its {different[0]} would not be read back from a {model.card.family} folder as written"
+            f"its {different[0]} would not be the same after reading the {model.card.family} folder back"
         )
     return read
 

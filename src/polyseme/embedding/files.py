@@ -80,7 +80,7 @@ def made(path: Path) -> Made | None:
     except (OSError, SettingsError):
         return None
     except CheckpointError as error:
-        progress.warn(f"{error}; {path} cannot tell how it was made")
+        progress.warn(f"{error}; how {path} was made is not known")
         return None
 
 

@@ -232,7 +232,9 @@ def mend(path: Path, folder: Path) -> None:
         try:
             write_whole(beside(path), with_checksum(read_checked(folder / "whole.json")))
         except CheckpointError:
-            progress.warn(f"{path} is whole, but how it was made is damaged; it is computed again")
+            progress.warn(
+                f"{path} is complete, but the record of how it was made is damaged; it is computed again"
+            )
     for name in _NAMES:
         (folder / name).unlink(missing_ok=True)
 
@@ -294,7 +296,9 @@ def _about(folder: Path) -> _About | None:
     except FileNotFoundError:
         return None
     except CheckpointError:
-        progress.warn(f"{path} is damaged, or of another version of polyseme; the job begins anew")
+        progress.warn(
+            f"{path} is damaged, or was written by another version of polyseme; the job starts again"
+        )
         return None
 
 

@@ -54,9 +54,9 @@ def refuse_doubtful(labels: Mapping[str, int], skip_label: str | None) -> None:
     if doubtful is not None:
         others = ", ".join(repr(label) for label in sorted(labels) if label != doubtful)
         raise DataError(
-            f"the label {doubtful!r} of {labels[doubtful]:,} examples, beside {others[:60]}, usually stands "
-            f"for none: leave these examples out with --skip-label {doubtful}, or say --skip-label none if "
-            "it is a label like the others"
+            f"the label {doubtful!r} of {labels[doubtful]:,} examples, beside {others[:60]}, usually means "
+            f"that there is no label: skip these examples with --skip-label {doubtful}, or keep them as a "
+            "class of their own with --skip-label none"
         )
 
 

@@ -41,7 +41,7 @@ _NO_MATTER = (
     "machine.precision",
 )
 """Settings that the state of a run remembers where they matter, or that change no weights."""
-_OTHERWISE = "; remove the folder to begin anew, or the one file to do its part again"
+_OTHERWISE = "; remove the folder to start again, or only this file to compute its part again"
 _COMMAND, _FIT = "command.json", "fit.json"
 
 

@@ -77,7 +77,7 @@ class Predictor:
         """
         if isinstance(inputs, str | bytes | Mapping):
             raise DataError(
-                f"{inputs!r:.60} stands where a list of inputs must: write predict([…]), one input or several"
+                f"predict takes a list of inputs, got {inputs!r:.60}; write predict([…]), also for one input"
             )
         given = list(inputs)
         if not given:

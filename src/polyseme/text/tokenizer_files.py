@@ -384,8 +384,8 @@ def _numbered(lines: Sequence[str], path: Path) -> dict[str, int]:
     if len(vocabulary) < len(lines):
         token, index = next((token, index) for index, token in enumerate(lines) if vocabulary[token] != index)
         progress.warn(
-            f"{path}: the token {token!r} of line {index + 1} stands again in line {vocabulary[token] + 1}, "
-            f"which counts, as in transformers ({len(lines) - len(vocabulary)} lines are such)"
+            f"{path}: the token {token!r} of line {index + 1} is repeated in line {vocabulary[token] + 1}, "
+            f"whose id is used, as in transformers ({len(lines) - len(vocabulary)} repeated lines)"
         )
     return vocabulary
 

@@ -444,7 +444,7 @@ def _check_tokens(file: _File, model: WordPiece | BPE | Unigram | WordLevel) -> 
     for token, index in _framing(file.post_processor):
         if known.get(token, index) != index or index not in known.values():
             raise ValueError(
-                f"what stands around texts names the token {token[:40]!r} with the id {index}, "
+                f"its post-processor adds the token {token[:40]!r} with the id {index}, "
                 "which is not its id in the vocabulary"
             )
 

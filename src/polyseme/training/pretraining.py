@@ -303,7 +303,7 @@ class _Run:
                 raise SettingsError(f"{self.folder} holds a model already; name another folder")
             write_checked(path, to_json(words))
             return
-        otherwise = "; put back the file as it was, or begin anew in another folder"
+        otherwise = "; restore the file, or start again in another folder"
         old = read_checked_object(path, otherwise=otherwise)
         for key, value in msgspec.json.decode(msgspec.json.encode(words)).items():
             if old.get(key) != value:

@@ -104,7 +104,7 @@ def newest_state(folder: Path) -> Path | None:
     for candidate in found:
         if _complete(candidate):
             if candidate != found[0]:
-                warn(f"{found[0]} is damaged; {candidate.name} before it is whole")
+                warn(f"{found[0]} is damaged; {candidate.name} is used instead")
             return candidate
     if found:
         raise CheckpointError(f"{found[0]} is damaged, and there is no other state; start in another folder")
@@ -118,7 +118,7 @@ def naming_kept_state(folder: Path | None) -> Iterator[None]:
         yield
     except LossError as error:
         kept = newest_state(folder) if folder is not None and folder.exists() else None
-        rest = "no state was saved before it" if kept is None else f"{kept} is kept, to go on from"
+        rest = "no state was saved before it" if kept is None else f"{kept} is kept and can be resumed"
         raise LossError(f"{error}; {rest}") from error
 
 

@@ -102,7 +102,7 @@ def _built_privately(
         shutil.rmtree(folder, ignore_errors=True)
         raise
     progress.warn(
-        f"the kernels are compiled anew at every start, which takes seconds: {reason}; set XDG_CACHE_HOME "
+        f"the kernels are compiled again at every start, which takes seconds: {reason}; set XDG_CACHE_HOME "
         "to a folder that only you can write"
     )
     return path

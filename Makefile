@@ -1,7 +1,7 @@
 # Everything lives in .venv; stamps in it say what is installed, so a second call starts at once.
 #
-#   make demo    install with pinned versions, then the whole road on the text that ships
-#   make test    install what the tests need, then pass them
+#   make demo    install with pinned versions, then run every stage on the included text
+#   make test    install what the tests need, then run them
 #   make check   formatter, linter, strict types
 #   make wheel   source archive and wheel for x86-64 Linux, with its kernels compiled, in dist/
 #   make test-paths        the tests of the runtime on every path that the processor has, one after the other

@@ -59,9 +59,7 @@ def test_traditional_characters_become_simplified_by_their_words() -> None:
 def test_simplifying_without_opencc_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opencc", None)
     normalising._converter.cache_clear()
-    with pytest.raises(
-        MissingExtra, match=r"opencc; .*pip install opencc .*'\.\[chinese\]'"
-    ):
+    with pytest.raises(MissingExtra, match=r"opencc; .*pip install opencc .*'\.\[chinese\]'"):
         normaliser(NormalisingSettings(simplified=True))("漢")
 
 

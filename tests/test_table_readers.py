@@ -378,3 +378,13 @@ def test_a_workbook_is_called_one(tmp_path: Path, name: str, head: bytes) -> Non
     path.write_bytes(head + bytes(40))
     with pytest.raises(PolysemeError, match="is an Excel workbook; save it as CSV UTF-8"):
         read(path)
+
+
+def test_a_file_whose_labels_all_differ_has_its_label_elsewhere(tmp_path: Path) -> None:
+    path = tmp_path / "train.tsv"
+    path.write_text("".join(f"{n % 2}\t法院第{n}个文本\n" for n in range(12)), encoding="utf-8")
+    task = Classification(ClassificationSettings())
+    with pytest.raises(
+        DataError, match=r"12 different labels, such as .*; name the right column with --label"
+    ):
+        task.fit(list(task.read(path, labelled=True)))

@@ -74,10 +74,11 @@ class Classification:
                 f"the {len(all_labels)} training texts have only the labels {sorted(labels)}; "
                 "a classifier needs at least two"
             )
-        if not self.settings.several and len(labels) > 20 and len(labels) > len(all_labels) / 2:
+        many, all_differ = len(labels) > max(20, len(all_labels) / 2), len(labels) == len(all_labels) > 8
+        if not self.settings.several and (many or all_differ):
             raise DataError(
                 f"the {len(all_labels)} training texts have {len(labels)} different labels, such as "
-                f"{min(labels)[:20]!r}; name the right column with --label-column"
+                f"{min(labels)[:20]!r}; name the right column with --label-column, or use --label-first"
             )
         numbers = all(label.removeprefix("-").isdecimal() for label in labels)
         return Inventory(labels=tuple(sorted(labels, key=int if numbers else None)))

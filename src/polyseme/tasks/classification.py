@@ -213,6 +213,7 @@ class Classifier(OnBackbone):
         super().__init__(backbone, head)
         self._loss = LOSSES[settings.several]
         self._smoothing = settings.label_smoothing
+        self.only_head_reads = not settings.lm_weight
         self._beside = BESIDE[settings.lm_weight > 0](settings.lm_weight)
         self.weights: Tensor | None
         self.register_buffer("weights", None, persistent=False)

@@ -187,6 +187,8 @@ class MultipleChoice:
 class Chooser(OnBackbone):
     """A backbone with a head that scores choices."""
 
+    only_head_reads = True
+
     def loss(self, states: States, batch: Batch) -> Loss:
         """The mean loss of the questions, whose choices stand side by side in the batch."""
         assert batch.labels is not None

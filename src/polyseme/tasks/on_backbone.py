@@ -6,8 +6,13 @@ from typing import Self
 from torch import Tensor, nn
 
 from polyseme.models.batch import Batch, Loss, States
+from polyseme.models.heads import ClassificationHead
+from polyseme.models.transformer.first_token import first_states, has_first_states
 from polyseme.models.transformer.model import Transformer
 from polyseme.tasks.task import ByToken, Outputs
+
+FIRST = ("pooler", "first")
+"""Poolings that read the first token only; rows are padded behind their tokens."""
 
 
 class OnBackbone(nn.Module, ABC):
@@ -16,6 +21,9 @@ class OnBackbone(nn.Module, ABC):
     What it holds beside `backbone` and `head` is saved under its own names.
     """
 
+    only_head_reads = False
+    """Whether the loss takes nothing of the states but by a `ClassificationHead`."""
+
     def __init__(self, backbone: Transformer, head: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
@@ -23,7 +31,8 @@ class OnBackbone(nn.Module, ABC):
 
     def forward(self, batch: Batch) -> Loss:
         """The mean loss of the batch, and what is learned beside it."""
-        return self.loss(self.backbone(batch), batch)
+        states = first_states(self.backbone, batch) if self._reads_first() else self.backbone(batch)
+        return self.loss(states, batch)
 
     @abstractmethod
     def loss(self, states: States, batch: Batch) -> Loss:
@@ -42,3 +51,7 @@ class OnBackbone(nn.Module, ABC):
     def settled(self, outputs: list[Outputs]) -> list[Outputs]:
         """The outputs as they are; a task whose answers depend on each other settles them here."""
         return outputs
+
+    def _reads_first(self) -> bool:
+        pooling = self.head.pooling if isinstance(self.head, ClassificationHead) else None
+        return self.only_head_reads and pooling in FIRST and has_first_states(self.backbone)

@@ -187,6 +187,8 @@ class Ranking:
 class CrossEncoder(OnBackbone):
     """A backbone with a head that scores pairs."""
 
+    only_head_reads = True
+
     def __init__(self, backbone: Transformer, head: nn.Module, settings: RankingSettings) -> None:
         super().__init__(backbone, head)
         self._loss = LOSSES[settings.loss]

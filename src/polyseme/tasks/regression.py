@@ -174,6 +174,7 @@ class Regression:
 class Regressor(OnBackbone):
     """A backbone with a head of one score."""
 
+    only_head_reads = True
     deviation: Tensor
 
     def __init__(self, backbone: Transformer, head: nn.Module, scale: Scale) -> None:

@@ -49,12 +49,7 @@ class Transformer(Backbone):
 
         Raises `ValueError` for rows longer than `max_position_embeddings`.
         """
-        length = batch.input_ids.size(1)
-        if length > self.config.max_position_embeddings:
-            raise ValueError(
-                f"a row has {length} tokens but this model reads at most "
-                f"{self.config.max_position_embeddings} (max_position_embeddings); cut or split the texts"
-            )
+        self.check_length(batch)
         views = [view(batch) for view in self.views]
         hidden_states = self.projection(self.embeddings(batch))
         layers = [hidden_states]
@@ -66,6 +61,15 @@ class Transformer(Backbone):
         return States(
             last=hidden_states, layers=tuple(layers) if every_layer else (), pooled=self.pooler(hidden_states)
         )
+
+    def check_length(self, batch: Batch) -> None:
+        """Refuse rows that are longer than `max_position_embeddings`."""
+        length = batch.input_ids.size(1)
+        if length > self.config.max_position_embeddings:
+            raise ValueError(
+                f"a row has {length} tokens but this model reads at most "
+                f"{self.config.max_position_embeddings} (max_position_embeddings); cut or split the texts"
+            )
 
 
 def course(config: TransformerConfig) -> Iterator[tuple[int, int]]:

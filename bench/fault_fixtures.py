@@ -153,7 +153,7 @@ def _annotated(folder: Path, out: Path) -> None:
     ]
     (out / "studio.json").write_text(json.dumps(tasks, ensure_ascii=False), encoding="utf-8")
     pairs = [(texts[n // 3], texts[-1 - n], int(n % 3 == 0)) for n in range(12)]
-    table("ranking.tsv", "query\ttext\tlabel", pairs)
+    table("ranking.tsv", "query\tcandidate\tlabel", pairs)
     table("scores.tsv", "text\ttext_b\tscore", [(a, b, n / 4) for n, (a, b, _) in enumerate(pairs)])
     lines(
         "intents.jsonl",

@@ -8,6 +8,7 @@ import os
 import pty
 import random
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -343,6 +344,18 @@ def test_a_run_killed_before_its_last_held_out_loss_was_written_evaluates_again(
     assert (again.losses, again.measures, again.unigram) == (whole.losses, whole.measures, whole.unigram)
     last = read_journal(journal)[-1]
     assert (last["kind"], last["step"], last["parts"]) == ("held-out", 2, whole.losses)
+
+
+def test_states_that_a_killed_process_did_not_remove_go_when_the_run_is_finished_again(
+    store: Store, tmp_path: Path
+) -> None:
+    more = {"steps": 2, "save_steps": 1}
+    pretrain(**options(store, tmp_path / "m", **more))
+    states = tmp_path / "m" / "state"
+    for name in ("step-00000001", ".step-00000002.part"):
+        shutil.copytree(states / "step-00000002", states / name)
+    pretrain(**options(store, tmp_path / "m", **more))
+    assert [path.name for path in states.iterdir()] == ["step-00000002"]
 
 
 def test_two_runs_do_not_share_a_folder(store: Store, runs: Runs, tmp_path: Path) -> None:

@@ -39,7 +39,14 @@ from polyseme.training.pace import Pace
 from polyseme.training.recipes import changed, read_recipe, sized
 from polyseme.training.schedules import Schedule
 from polyseme.training.settings import PretrainSettings, Recipe
-from polyseme.training.state import Progress, load_state, naming_kept_state, newest_state, save_state
+from polyseme.training.state import (
+    Progress,
+    load_state,
+    naming_kept_state,
+    newest_state,
+    remove_other_states,
+    save_state,
+)
 
 HELD_OUT_ROWS = 2_000
 """The most rows of text that are kept for the held-out loss."""
@@ -141,6 +148,7 @@ class _Run:
         first = self._resume()
         if first >= self.pace.total_steps:
             progress.say(f"{self.folder} is already trained for {first} steps")
+            remove_other_states(self.state / f"step-{first:08}")
             known = self._recall(first)
             self.done = first
             if self._is_complete():

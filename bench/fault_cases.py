@@ -35,6 +35,7 @@ class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: tuple[str, ...]
     command: str
     ours: bool = False
+    accept: str = ""
     out: str = ""
     also: tuple[str, ...] = ()
     every: int = 1
@@ -43,11 +44,29 @@ class Case(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def words(self) -> list[str]:
         return self.command.replace("{small}", SMALL).replace("{finetune}", FINETUNE).split()
 
+    @property
+    def slug(self) -> str:
+        """Its name in the names of files."""
+        return self.name.replace(" ", "_").replace(":", "").replace(",", "")
+
+
+class Kept(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Damaged files of other campaigns: those whose names begin so stand in the place of `file` of the cases.
+
+    Files `without` are taken away before.
+    """
+
+    begins: str
+    file: str
+    cases: tuple[str, ...]
+    without: tuple[str, ...] = ()
+
 
 class _Tables(msgspec.Struct, forbid_unknown_fields=True):
     command: tuple[Command, ...]
     case: tuple[Case, ...]
+    kept: tuple[Kept, ...]
 
 
 _tables = msgspec.toml.decode(Path(__file__).with_suffix(".toml").read_bytes(), type=_Tables)
-COMMANDS, CASES = _tables.command, _tables.case
+COMMANDS, CASES, KEPT = _tables.command, _tables.case, _tables.kept

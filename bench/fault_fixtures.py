@@ -1,13 +1,16 @@
 """Sound small folders of every kind, made with the commands that users make them with."""
 
 import bz2
+import gzip
 import json
 import lzma
+import pickle
 import random
 import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from fault_cases import COMMANDS, FINETUNE, SMALL
 from fault_process import KILL_BEFORE, Fault, run
@@ -125,12 +128,104 @@ def _labelled(folder: Path, out: Path) -> None:
     )
 
 
+def _annotated(folder: Path, out: Path) -> None:
+    """Files of annotation tools, and of tasks that no model of these fixtures has learned."""
+    out.mkdir()
+    rng = random.Random(3)
+    texts = ["".join(rng.choice(CHARACTERS) for _ in range(12)) for _ in range(12)]
+
+    def lines(name: str, objects: list[dict[str, Any]]) -> None:
+        text = "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in objects)
+        (out / name).write_text(text, encoding="utf-8")
+
+    def table(name: str, head: str, rows: list[tuple[Any, ...]]) -> None:
+        text = "".join("\t".join(map(str, row)) + "\n" for row in rows)
+        (out / name).write_text(f"{head}\n{text}", encoding="utf-8")
+
+    lines("doccano.jsonl", [{"id": n, "text": t, "label": [[2, 4, "好"]]} for n, t in enumerate(texts)])
+    regions = [
+        {"type": "labels", "value": {"start": 2, "end": 4, "text": text[2:4], "labels": ["好"]}}
+        for text in texts
+    ]
+    tasks = [
+        {"id": n, "data": {"text": text}, "annotations": [{"was_cancelled": False, "result": [region]}]}
+        for n, (text, region) in enumerate(zip(texts, regions, strict=True))
+    ]
+    (out / "studio.json").write_text(json.dumps(tasks, ensure_ascii=False), encoding="utf-8")
+    pairs = [(texts[n // 3], texts[-1 - n], int(n % 3 == 0)) for n in range(12)]
+    table("ranking.tsv", "query\tcandidate\tlabel", pairs)
+    table("scores.tsv", "text\ttext_b\tscore", [(a, b, n / 4) for n, (a, b, _) in enumerate(pairs)])
+    lines(
+        "intents.jsonl",
+        [
+            {
+                "words": list(text),
+                "tags": ["O"] * 2 + ["B-好", "I-好"] + ["O"] * 8,
+                "intent": f"问{n % 2}",
+            }
+            for n, text in enumerate(texts)
+        ],
+    )
+
+
+def _packed(folder: Path, out: Path) -> None:
+    out.mkdir()
+    (out / "wiki.xml.gz").write_bytes(gzip.compress((folder / "text" / "wiki.xml").read_bytes(), mtime=0))
+
+
+def _paddle(folder: Path, out: Path) -> None:
+    """ERNIE's parameters as PaddleNLP pickles them, by the names of its networks."""
+    import numpy as np
+    import safetensors.numpy
+
+    state: dict[str, Any] = {}
+    for name, array in safetensors.numpy.load_file(folder / "foreign" / "model.safetensors").items():
+        matrix = array.ndim == 2 and "embeddings" not in name
+        for theirs, ours in _PADDLE_NAMES:
+            name = name.replace(theirs, ours)
+        state[name] = np.ascontiguousarray(array.T if matrix else array)
+    out.mkdir()
+    (out / "ernie_v1.pdparams").write_bytes(pickle.dumps(state, protocol=4))
+    settings = json.loads((folder / "foreign" / "config.json").read_bytes())
+    said = {key: settings[key] for key in ("hidden_act", "num_attention_heads", "num_hidden_layers")}
+    (out / "model_config.json").write_text(json.dumps(said))
+    shutil.copy(folder / "foreign" / "vocab.txt", out / "vocab.txt")
+
+
+_PADDLE_NAMES = (
+    ("bert.", "ernie."),
+    ("embeddings.LayerNorm", "embeddings.layer_norm"),
+    ("encoder.layer.", "encoder.layers."),
+    ("attention.self.query", "self_attn.q_proj"),
+    ("attention.self.key", "self_attn.k_proj"),
+    ("attention.self.value", "self_attn.v_proj"),
+    ("attention.output.dense", "self_attn.out_proj"),
+    ("attention.output.LayerNorm", "norm1"),
+    ("intermediate.dense", "linear1"),
+    ("predictions.transform.dense", "predictions.transform"),
+    ("predictions.transform.LayerNorm", "predictions.layer_norm"),
+    ("predictions.bias", "predictions.decoder_bias"),
+    ("output.dense", "linear2"),
+    ("output.LayerNorm", "norm2"),
+)
+
+
 def _foreign(folder: Path, out: Path) -> None:
     """A folder as transformers writes it: without the file that holds hashes."""
     shutil.copytree(folder / "bert", out)
     for name in ("polyseme.json", "journal.jsonl", "run.json", "curves.svg", ".lock"):
         (out / name).unlink(missing_ok=True)
     shutil.rmtree(out / "state", ignore_errors=True)
+
+
+def _unhashed(name: str) -> Callable[[Path, Path], None]:
+    """A tokenizer without the file that holds hashes."""
+
+    def make(folder: Path, out: Path) -> None:
+        shutil.copytree(folder / name, out)
+        (out / "polyseme.json").unlink()
+
+    return make
 
 
 def _pickled(folder: Path, out: Path) -> None:
@@ -224,6 +319,8 @@ def _interrupted(name: str, contains: str, nth: int) -> Callable[[Path, Path], N
 _FIXTURES: dict[str, Callable[[Path, Path], None]] = {
     "text": _text,
     "labelled": _labelled,
+    "annotated": _annotated,
+    "packed": _packed,
     "vocab": _command("tokenizer learn text/plain.txt --kind wordpiece --vocab-size 300"),
     "unigram": _command("tokenizer learn text/plain.txt --kind unigram --vocab-size 300"),
     "bytes": _command(
@@ -242,7 +339,11 @@ _FIXTURES: dict[str, Callable[[Path, Path], None]] = {
         "--threads 1 --tagger crf"
     ),
     "foreign": _foreign,
+    "foreign-vocab": _unhashed("vocab"),
+    "foreign-unigram": _unhashed("unigram"),
+    "foreign-bytes": _unhashed("bytes"),
     "pickled": _pickled,
+    "paddle": _paddle,
     "sharded": _sharded,
     "sentence": _sentence,
     "tensorflow": lambda folder, out: _do(folder, f"convert bert {out.name} --to tensorflow"),
@@ -250,6 +351,6 @@ _FIXTURES: dict[str, Callable[[Path, Path], None]] = {
     "recipe": _recipe,
     "interrupted-pretrain": _interrupted("pretrain bert", "model.safetensors", 1),
     "interrupted-electra": _interrupted("pretrain electra", "model.safetensors", 1),
-    "interrupted-finetune": _interrupted("finetune", "out/", 1),
+    "interrupted-finetune": _interrupted("finetune", "/.out.part/", 1),
     "interrupted-embed": _interrupted("embed npy", "whole.json.", 1),
 }

@@ -4,6 +4,7 @@
     python bench/faults.py calls     --out FOLDER [--tries N] [--command NAME …]
     python bench/faults.py kills     --out FOLDER [--tries 200]
     python bench/faults.py disks     --out FOLDER          (needs root, for small tmpfs mounts)
+    python bench/faults.py repeat    --out FOLDER --files FOLDER
     python bench/faults.py report    --out FOLDER
 
 `mutations` damages one sound file at a time (flipped bits, lost and doubled bytes, wrong values in
@@ -14,6 +15,9 @@ than 10 s or 2 GB of memory, and a damaged file that carries a hash must be refu
 write half done), or the call fails with EIO or ENOSPC, or a signal arrives. `kills` sends SIGKILL at random
 times, `disks` runs on disks that are too small. The command is then given again, and must end with the result
 of a run that nothing disturbed, leave nothing else behind, and change none of its inputs.
+
+`repeat` puts damaged files that were kept, in FOLDER/found or by an earlier campaign, in the place of the
+sound ones and runs their commands again.
 
 Results are lines of FOLDER/results.jsonl; the same command continues where it was stopped. Inputs that ended
 badly are kept in FOLDER/found. Commands run in forked children of this process, each with one thread.
@@ -26,6 +30,7 @@ import json
 import os
 import platform
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -38,7 +43,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fault_cases import CASES, COMMANDS, Case, Command
+from fault_cases import CASES, COMMANDS, KEPT, Case, Command
 from fault_fixtures import build
 from fault_mutations import mutate
 from fault_process import (
@@ -155,37 +160,89 @@ def _mutation(
     results: Results,
     sound: dict[str, tuple[Outcome, dict[str, str]]],
 ) -> None:
-    limit = 60.0 if case.name.startswith(("run", "partial", "labelled: SQ", "labelled: ch")) else 10.0
-    if case.name not in sound:
-        folder = place.lay_out((case.folder, *case.also))
-        outcome = run(case.words, folder, seconds=LONG)
-        if verdict(outcome) != "ok":
-            raise SystemExit(f"{case.name}: the sound files give {verdict(outcome)}: {outcome.stderr}")
-        sound[case.name] = outcome, digest(folder / case.out) if case.out else {}
+    _make_sure(case, place, sound)
     folder = place.lay_out((case.folder, *case.also))
-    below = folder if case.folder.startswith("interrupted-") else folder / case.folder
-    files = sorted({path for pattern in case.files for path in below.glob(pattern) if path.is_file()})
+    files = [path for pattern in case.files for path in _below(case, folder).glob(pattern) if path.is_file()]
     files = [path for path in files if path.stat().st_size and path.name not in (".lock", "expected.npz")]
     rng = random.Random(f"{seed} {case.name} {number}")
-    file = rng.choice(files)
+    file = rng.choice(sorted(set(files)))
     content = file.read_bytes()
     damaged = mutate(content, file.name, rng)
     if damaged == content:
         damaged = content[:-1]
     file.write_bytes(damaged)
+    outcome, found = _judged(case, folder, sound)
+    if found not in (*GOOD, "harmless"):
+        kept = results.folder / "found" / f"{case.slug}-{number}-{file.name}"
+        kept.parent.mkdir(exist_ok=True)
+        kept.write_bytes(damaged)
+    results.add("mutation", case.name, number, found, outcome, file=file.name)
+
+
+def _below(case: Case, folder: Path) -> Path:
+    """Where the files of a case lie."""
+    return folder if case.folder.startswith("interrupted-") else folder / case.folder
+
+
+def _make_sure(case: Case, place: Workplace, sound: dict[str, tuple[Outcome, dict[str, str]]]) -> None:
+    """Remember what the command gives with the sound files."""
+    if case.name in sound:
+        return
+    folder = place.lay_out((case.folder, *case.also))
+    outcome = run(case.words, folder, seconds=LONG)
+    if verdict(outcome) != "ok":
+        raise SystemExit(f"{case.name}: the sound files give {verdict(outcome)}: {outcome.stderr}")
+    sound[case.name] = outcome, digest(folder / case.out) if case.out else {}
+
+
+def _judged(
+    case: Case, folder: Path, sound: dict[str, tuple[Outcome, dict[str, str]]]
+) -> tuple[Outcome, str]:
+    """What the command does with the files as they are now, and the verdict."""
+    limit = 60.0 if case.every > 1 and case.name not in ("recipe", "store: pretrain") else 10.0
+    if case.accept:
+        outcome = run(["verify", case.accept, "--accept"], folder, seconds=limit)
+        if verdict(outcome) != "ok":
+            return outcome, verdict(outcome)
     outcome = run(case.words, folder, seconds=limit)
     found = verdict(outcome)
     if case.ours and found == "ok":
         written = digest(folder / case.out) if case.out else {}
         same = written == sound[case.name][1] and outcome.stdout == sound[case.name][0].stdout
         found = "harmless" if same else "accepted"
-    if found not in (*GOOD, "harmless"):
-        kept = (
-            results.folder / "found" / f"{case.name.replace(' ', '_').replace(':', '')}-{number}-{file.name}"
-        )
-        kept.parent.mkdir(exist_ok=True)
-        kept.write_bytes(damaged)
-    results.add("mutation", case.name, number, found, outcome, file=file.name)
+    return outcome, found
+
+
+def repeat(fixtures: Path, results: Results, *, files: Path) -> None:
+    """Damaged files that were kept, each in the place of the sound file of its kind."""
+    place = Workplace(fixtures)
+    sound: dict[str, tuple[Outcome, dict[str, str]]] = {}
+    try:
+        for kept in sorted(path for path in files.iterdir() if path.suffix != ".md"):
+            for case, pattern, without in _uses(kept.name):
+                _make_sure(case, place, sound)
+                folder = place.lay_out((case.folder, *case.also))
+                below = _below(case, folder)
+                for name in without:
+                    (below / name).unlink()
+                target = next(iter(sorted(below.glob(pattern))), below / pattern)
+                target.write_bytes(kept.read_bytes())
+                outcome, found = _judged(case, folder, sound)
+                results.add("kept", case.name, kept.name, found, outcome, file=kept.name)
+    finally:
+        place.close()
+
+
+def _uses(name: str) -> list[tuple[Case, str, tuple[str, ...]]]:
+    """The cases that a kept file belongs to, the file whose place it takes, and files that go before."""
+    fitting = [kept for kept in KEPT if name.startswith(kept.begins)]
+    if fitting:
+        kept = max(fitting, key=lambda kept: len(kept.begins))
+        return [(case, kept.file, kept.without) for case in CASES if case.name in kept.cases]
+    for case in CASES:
+        if match := re.fullmatch(rf"{re.escape(case.slug)}-\d+-(.+)", name):
+            return [(case, f"**/{match[1]}", ())]
+    raise SystemExit(f"{name}: no case has files that are kept by such a name")
 
 
 def calls(
@@ -357,7 +414,7 @@ def report(results: Results) -> str:
         f"{date.today()}, {platform.machine()}, Python {platform.python_version()}, "
         f"torch {version('torch')}, tokenizers {version('tokenizers')}"
     ]
-    for kind in ("mutation", "call", "kill", "disk"):
+    for kind in ("mutation", "kept", "call", "kill", "disk"):
         rows = [row for row in results.rows if row["kind"] == kind]
         if not rows:
             continue
@@ -385,11 +442,12 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("mutations", "calls", "kills", "disks", "report"))
+    parser.add_argument("what", choices=("mutations", "repeat", "calls", "kills", "disks", "report"))
     parser.add_argument("--out", type=Path, required=True, help="folder of results and of the sound files")
     parser.add_argument("--tries", type=int, help="mutations: 20,000; calls: all; kills: 200")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--case", "--command", dest="names", nargs="*", default=[], help="only these")
+    parser.add_argument("--files", type=Path, help="repeat: the folder of the files that were kept")
     parser.add_argument("--workers", type=int, default=1, help="processes side by side")
     return parser.parse_args()
 
@@ -431,6 +489,8 @@ def main() -> None:
     build(fixtures.resolve(), shim=True)
     if chosen.what == "disks":
         disks(fixtures, results, names=chosen.names)
+    elif chosen.what == "repeat":
+        repeat(fixtures, results, files=chosen.files or chosen.out / "found")
     else:
         workers = [_fork(chosen, fixtures, results, part) for part in range(chosen.workers)]
         ends = [os.waitpid(worker, 0)[1] for worker in workers]

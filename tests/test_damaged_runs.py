@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import nn
 from polyseme.embedding.files import packing_of
 from polyseme.embedding.jobs import _encoded, _Line, resumed
 from polyseme.errors import CheckpointError, PolysemeError, SettingsError
+from polyseme.inspection.verifying import verify
 from polyseme.integrity import write_checked
 from polyseme.models.transformer.building import build
 from polyseme.models.transformer.config import TransformerConfig
@@ -87,6 +89,33 @@ def test_a_manifest_with_any_value_damaged_opens_to_the_same_tokens_or_is_refuse
         assert len(opened.counts) == opened.vocab_size
 
     assert each_is_refused_or_right(store.folder / "manifest.json", read) > 66
+
+
+def test_a_damaged_manifest_is_accepted_or_refused_in_one_line(store: Store, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(store.folder, tmp_path / "store"))
+    path = folder / "manifest.json"
+    assert each_is_refused_or_right(path, lambda: verify(folder, accept=True)) > len(WHOLE) // 2
+
+
+def test_a_damaged_record_is_accepted_or_refused_in_one_line(tmp_path: Path) -> None:
+    write_checked(tmp_path / "run.json", b'{"recipe": {"name": "a"}, "steps": 3, "rate": 0.5, "files": {}}\n')
+    write_checked(tmp_path / "polyseme.json", b'{"format_version": 1, "made": {"steps": 3}, "files": {}}\n')
+    (tmp_path / "journal.jsonl").write_bytes(journal_line({"kind": "train", "step": 1, "parts": {"a": 1.5}}))
+    for path in sorted(tmp_path.iterdir()):
+        assert each_is_refused_or_right(path, lambda: verify(tmp_path, accept=True)) > len(WHOLE) // 2
+
+
+def test_files_of_other_sizes_are_not_accepted_as_a_store(store: Store, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(store.folder, tmp_path / "store"))
+    for name in ("ids-00000.bin", "marks-00000.bin"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[:-2])
+        with pytest.raises(CheckpointError, match=name):
+            verify(folder, accept=True)
+        (folder / name).write_bytes(content)
+    (folder / "marks-00000.bin").unlink()
+    with pytest.raises(CheckpointError, match=r"marks-00000\.bin is missing"):
+        verify(folder, accept=True)
 
 
 @pytest.mark.parametrize("name", ["document_starts", "sentence_starts"])

@@ -8,6 +8,7 @@ import os
 import pty
 import random
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from polyseme.errors import CheckpointError, DataError, PolysemeError, SettingsE
 from polyseme.models.batch import Batch
 from polyseme.text.store import Store
 from polyseme.training.building import build_objective, model_config
-from polyseme.training.journal import read_journal
+from polyseme.training.journal import journal_line, read_journal
 from polyseme.training.loader import Loader, Position, ahead, split_documents
 from polyseme.training.pretraining import pretrain
 from polyseme.training.recipes import changed, read_recipe
@@ -325,6 +326,36 @@ def test_a_damaged_state_is_said_and_not_used(store: Store, tmp_path: Path) -> N
     (state / "weights.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError, match="step-00000003 is damaged"):
         pretrain(**options(store, tmp_path / "run", steps=3))
+
+
+@pytest.mark.parametrize("kept", [0, 1], ids=["none", "an older one"])
+def test_a_run_killed_before_its_last_held_out_loss_was_written_evaluates_again(
+    store: Store, tmp_path: Path, kept: int
+) -> None:
+    more = {"steps": 2, "save_steps": 1}
+    pretrain(**options(store, tmp_path / "m", **more | {"steps": 1}))  # the loss of another step
+    older = [line for line in read_journal(tmp_path / "m" / "journal.jsonl") if line["kind"] == "held-out"]
+    whole = pretrain(**options(store, tmp_path / "n", **more))
+    journal = tmp_path / "n" / "journal.jsonl"
+    lines = [line for line in read_journal(journal) if line["kind"] != "held-out"] + older[:kept]
+    journal.write_bytes(b"".join(map(journal_line, lines)))
+    (tmp_path / "n" / "polyseme.json").unlink()
+    again = pretrain(**options(store, tmp_path / "n", **more))
+    assert (again.losses, again.measures, again.unigram) == (whole.losses, whole.measures, whole.unigram)
+    last = read_journal(journal)[-1]
+    assert (last["kind"], last["step"], last["parts"]) == ("held-out", 2, whole.losses)
+
+
+def test_states_that_a_killed_process_did_not_remove_go_when_the_run_is_finished_again(
+    store: Store, tmp_path: Path
+) -> None:
+    more = {"steps": 2, "save_steps": 1}
+    pretrain(**options(store, tmp_path / "m", **more))
+    states = tmp_path / "m" / "state"
+    for name in ("step-00000001", ".step-00000002.part"):
+        shutil.copytree(states / "step-00000002", states / name)
+    pretrain(**options(store, tmp_path / "m", **more))
+    assert [path.name for path in states.iterdir()] == ["step-00000002"]
 
 
 def test_two_runs_do_not_share_a_folder(store: Store, runs: Runs, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from polyseme import progress
 from polyseme.errors import CheckpointError, SettingsError
 from polyseme.files import refuse_lfs_pointer, write_whole
 from polyseme.input_files import read_small
-from polyseme.records import decode_json, from_plain
+from polyseme.records import decode_json, from_plain, read_json_object
 
 RECORD = "polyseme.json"
 """The record of a model or tokenizer folder; it holds what else there is to know of the folder, too."""
@@ -272,7 +272,7 @@ def entries_in(plain: Mapping[str, Any], path: Path) -> dict[str, FileEntry]:
     except (msgspec.ValidationError, OverflowError, ValueError) as error:
         raise CheckpointError(f"{path}: its list of files is damaged: {error}") from error
     for name in entries:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
+        if "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
             raise CheckpointError(f"{path} lists the file {name!r}, which lies outside of its folder")
     return entries
 
@@ -294,8 +294,12 @@ def readable(folder: Path) -> list[str]:
 def accept_folder(folder: Path) -> None:
     """Take the files of a model or tokenizer folder as they are now for what its record lists."""
     path = folder / RECORD
-    plain = decode_json(read_small(path), where=str(path))
-    names = {name for name in (*plain.get("files", {}), *readable(folder)) if (folder / name).is_file()}
+    plain = read_json_object(path)
+    names = {name for name in (*entries_in(plain, path), *readable(folder)) if (folder / name).is_file()}
     files = {name: entry_of_file(folder / name) for name in sorted(names)}
     rest = {name: value for name, value in plain.items() if name not in FIELDS}
-    write_whole(path, _encoded({**rest, "files": files}))
+    try:
+        content = _encoded({**rest, "files": files})
+    except OverflowError as error:
+        raise CheckpointError(f"{path} cannot be accepted: a number in it lies beyond 64 bits") from error
+    write_whole(path, content)

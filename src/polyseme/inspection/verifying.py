@@ -12,7 +12,7 @@ import xxhash
 
 from polyseme import progress
 from polyseme.embedding.jobs import check_job
-from polyseme.errors import CheckpointError
+from polyseme.errors import CheckpointError, PolysemeError
 from polyseme.files import held, write_whole
 from polyseme.integrity import (
     RECORD,
@@ -25,6 +25,7 @@ from polyseme.integrity import (
     without_checksum,
     write_checked,
 )
+from polyseme.records import decode_json
 from polyseme.text.store import MANIFEST
 from polyseme.text.store_writing import accept_store
 from polyseme.training.journal import damaged_lines, journal_line
@@ -100,9 +101,9 @@ class _Search:
         self._count(path)
         try:
             without_checksum(content, where=path)
-            plain = msgspec.json.decode(content)
+            plain = _decoded(content, path)
             entries = entries_in(plain, path)
-        except (CheckpointError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        except CheckpointError:
             self.damaged[self._name(path)] = "its checksum is not that of its content"
             return
         for name, entry in entries.items():
@@ -198,9 +199,13 @@ def _accept_journal(path: Path) -> None:
 
 def _decoded(content: bytes, path: Path) -> dict[str, Any]:
     try:
-        return msgspec.json.decode(content, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be accepted, since it is no JSON object: {error}") from error
+        plain = decode_json(content, where=str(path))
+        msgspec.json.encode(plain)
+    except (PolysemeError, OverflowError) as error:
+        raise CheckpointError(f"{path} cannot be accepted: {error}") from error
+    if not isinstance(plain, dict):
+        raise CheckpointError(f"{path} cannot be accepted, since it is no JSON object")
+    return plain
 
 
 def _has_files(path: Path, content: bytes) -> bool:
@@ -208,8 +213,8 @@ def _has_files(path: Path, content: bytes) -> bool:
     if path.name != RECORD:
         return False
     try:
-        plain = msgspec.json.decode(content)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        plain = decode_json(content, where=str(path))
+    except PolysemeError:
         return True
     return isinstance(plain, dict) and ("files" in plain or "checksum" in plain)
 

@@ -173,7 +173,7 @@ def _grade(where: str, value: Any, skip: str | None) -> float:
         return _SKIPPED
     try:
         grade = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         grade = -1.0
     if not 0 <= grade < float("inf"):
         leave = "; --skip-label leaves such pairs out" if str(value).strip() in ("-", "-1", "-1.0") else ""

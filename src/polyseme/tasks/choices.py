@@ -151,7 +151,7 @@ def _number(where: str, answer: Any, choices: list[str]) -> int:
         named = [n for n, choice in enumerate(choices) if choice.strip() == answer]
         if named:
             return named[0]
-        if answer.isdecimal():
+        if answer.isdecimal() and len(answer) < 10:
             answer = int(answer)
         elif len(answer) == 1 and answer.upper() in _LETTERS:
             answer = _LETTERS.index(answer.upper())

@@ -11,7 +11,7 @@ from polyseme.errors import DataError
 
 _WORD_PLACES = ({"start1", "end1", "start2", "end2"}, {"ranges1", "ranges2"})
 """Of MCL-WiC, where both sentences are of one language, and where not."""
-_PLACE = re.compile(r"\s*(\d+)-(\d+)\s*")
+_PLACE = re.compile(r"\s*(\d{1,9})-(\d{1,9})\s*")
 
 
 def plain_cells(cells: dict[str, Any], where: str, *, gold: dict[str, str] | None) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def _from_text(cell: str) -> Any:
         return cell
     try:
         return msgspec.json.decode(cell)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         pass
     try:
         value = ast.literal_eval(cell)
@@ -81,15 +81,34 @@ def _from_text(cell: str) -> Any:
     return value if isinstance(value, list) and all(isinstance(one, str) for one in value) else cell
 
 
+class _Value(msgspec.Struct, frozen=True):
+    choices: list[str] = []
+
+
+class _Result(msgspec.Struct, frozen=True):
+    value: _Value = _Value()
+    from_name: str | int | None = "label"
+
+
+class _Annotation(msgspec.Struct, frozen=True):
+    """Of Label Studio's export what is read here."""
+
+    result: list[_Result] = []
+    was_cancelled: bool | None = False
+
+
 def _choices(annotations: list[Any], where: str) -> dict[str, list[str]]:
     """The choices under the name of their control, and as `label` where there is only one."""
-    for annotation in annotations:
-        if isinstance(annotation, dict) and not annotation.get("was_cancelled"):
+    try:
+        known = msgspec.convert(annotations, list[_Annotation])
+    except msgspec.ValidationError as error:
+        raise DataError(f"{where}: annotations is not as Label Studio writes it ({error})") from error
+    for annotation in known:
+        if not annotation.was_cancelled:
             found: dict[str, list[str]] = {}
-            for result in annotation.get("result", []):
-                choices = result.get("value", {}).get("choices", [])
-                if choices:
-                    found.setdefault(str(result.get("from_name", "label")), []).extend(choices)
+            for result in annotation.result:
+                if result.value.choices:
+                    found.setdefault(str(result.from_name), []).extend(result.value.choices)
             if len(found) > 1:
                 return found
             return found | {"label": next(iter(found.values()), [])}

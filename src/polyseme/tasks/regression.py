@@ -197,10 +197,10 @@ class Regressor(OnBackbone):
 def _number(text: MarkedText) -> float:
     try:
         number = float(text.mark)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if isinstance(text.mark, bool) or not math.isfinite(number):
-        raise DataError(f"{text.where}: {text.column} is {text.mark!r}; a score must be a number")
+        raise DataError(f"{text.where}: {text.column} is {text.mark!r:.60}; a score must be a number")
     return number
 
 

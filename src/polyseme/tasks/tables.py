@@ -24,6 +24,7 @@ from polyseme.text.reading import TextSettings, read_lines
 
 _BLANK: tuple[list[str], ...] = ([], [""])
 _DECODE = msgspec.json.Decoder(dict[str, Any]).decode
+_DECODE_LIST = msgspec.json.Decoder(list[dict[str, Any]]).decode
 
 
 class FileSettings(DelimitedSettings, frozen=True, kw_only=True):
@@ -188,7 +189,7 @@ def _object(where: str, line: str, settings: FileSettings) -> TableRow:
 def _list_of_objects(path: Path, lines: Iterator[str], gold: dict[str, str] | None) -> Table:
     text = "\n".join(lines)
     try:
-        objects = msgspec.json.decode(text, type=list[dict[str, Any]])
+        objects = decode_line(text, _DECODE_LIST, errors="strict")
     except msgspec.DecodeError as error:
         raise DataError(f"{path}: not a list of JSON objects ({why_not(text, error)})") from error
     places = ((f"{path}, object {n}", cells) for n, cells in enumerate(objects, 1))

@@ -128,7 +128,7 @@ def _entities(where: str, text: str, labels: Any) -> list[Entity]:
     if isinstance(labels, dict):
         found = _by_surface(where, text, labels)
     elif isinstance(labels, list):
-        found = [_entity(where, text, entry) for entry in _flattened(labels)]
+        found = [_entity(where, text, entry) for entry in _flattened(where, labels)]
     else:
         raise DataError(f"{where}: the labels are {labels!r}; they must be ranges of characters")
     return sorted(set(found), key=lambda entity: (entity.start, -entity.end, entity.type))
@@ -143,7 +143,7 @@ def _by_surface(where: str, text: str, labels: Mapping[str, Any]) -> list[Entity
             for surface, places in surfaces.items()
             for first, last in places
         ]
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
             f"{where}: labels by type must be objects of surfaces with lists of [first, last]"
         ) from error
@@ -152,13 +152,15 @@ def _by_surface(where: str, text: str, labels: Mapping[str, Any]) -> list[Entity
     ]
 
 
-def _flattened(labels: list[Any]) -> Iterator[Any]:
+def _flattened(where: str, labels: list[Any]) -> Iterator[Any]:
     """The ranges themselves; of Label Studio's annotations the first that was not cancelled."""
     annotations = [entry for entry in labels if isinstance(entry, dict) and "result" in entry]
     if not annotations:
         yield from labels
         return
-    kept: list[Any] = next((entry["result"] for entry in annotations if not entry.get("was_cancelled")), [])
+    kept: Any = next((entry["result"] for entry in annotations if not entry.get("was_cancelled")), [])
+    if not isinstance(kept, list):
+        raise DataError(f"{where}: the result of an annotation is {str(kept)[:60]}; it must be a list")
     for result in kept:
         if isinstance(result, dict) and result.get("type", "labels") in ("labels", "hypertextlabels"):
             yield result.get("value")

@@ -190,10 +190,16 @@ def _object(where: str, cells: dict[str, Any], settings: UtteranceSettings, *, l
             f"{', '.join(cells)}"
         )
     if isinstance(said, list):
+        if not all(isinstance(word, str | int | float) for word in said):
+            raise DataError(f"{where}: the tokens must be a list of words")
+        if not (slots is None or (isinstance(slots, list) and all(isinstance(tag, str) for tag in slots))):
+            raise DataError(f"{where}: the slots of tokens must be a list of names, such as B-date")
         tagged = from_words([str(word) for word in said], slots, where=where)
-    else:
+    elif isinstance(said, str | int | float):
         found = None if slots is None else _entities(where, str(said), slots)
         tagged = from_text(str(said), found, where=where)
+    else:
+        raise DataError(f"{where}: the text is {str(said)[:60]}; it must be text, or a list of words")
     tagged = tagged if labelled else replace(tagged, cells=cells)
     return Utterance(tagged, _intents(intent, where, settings) if labelled else None)
 
@@ -221,6 +227,8 @@ def _entities(where: str, text: str, slots: Any) -> list[Entity]:
 def _intents(said: Any, where: str, settings: UtteranceSettings) -> tuple[str, ...]:
     said = export_value(said, f"{where}: the intent")
     parts = said if isinstance(said, list) else [said]
+    if not all(part is None or isinstance(part, str | int | float) for part in parts):
+        raise DataError(f"{where}: the intent is {str(said)[:60]}; it must be a name, or a list of names")
     if settings.several:
         parts = [piece for part in parts for piece in str(part).split(settings.separator)]
     names = tuple(dict.fromkeys(name for part in parts if part is not None and (name := str(part).strip())))

@@ -13,8 +13,9 @@ import numpy.typing as npt
 import xxhash
 
 from polyseme import files
+from polyseme.errors import CheckpointError
 from polyseme.integrity import FileEntry, entry_of_file, write_checked
-from polyseme.records import to_json
+from polyseme.records import from_plain, read_json_object, to_json
 from polyseme.text.store import (
     BLOCK,
     CHECKSUMS,
@@ -145,15 +146,25 @@ class StoreWriter:
 def accept_store(folder: Path) -> None:
     """Take the files of a store as they are now for what its manifest and its checksums list."""
     path = folder / MANIFEST
-    plain = msgspec.json.decode(path.read_bytes())
+    plain = read_json_object(path)
     plain.pop("checksum", None)
-    names = (name for shard in range(len(plain["shards"])) for name in (ids_name(shard), marks_name(shard)))
-    size = np.dtype(plain["id_type"]).itemsize
-    by_file = ([*_blocks(folder / name, BLOCK * (size if name.startswith("ids-") else 1))] for name in names)
+    manifest = from_plain(plain, Manifest, where=str(path))
+    for name in manifest.files:
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder / name} is missing; prepare the store again")
+    names = [name for shard in range(len(manifest.shards)) for name in (ids_name(shard), marks_name(shard))]
+    for name in names:
+        size, right = (folder / name).stat().st_size, manifest.sizes[name]
+        if size != right:
+            raise CheckpointError(
+                f"{folder / name} has {size} bytes and should have {right}; prepare the store again"
+            )
+    width = np.dtype(manifest.id_type).itemsize
+    by_file = ([*_blocks(folder / name, BLOCK * (width if name.startswith("ids-") else 1))] for name in names)
     pairs = [pair for ids in by_file for pair in zip(ids, next(by_file), strict=True)]
     files.write_whole(folder / CHECKSUMS, np.array(pairs, dtype="<u8").tobytes())
-    plain["files"] = {name: entry_of_file(folder / name) for name in plain["files"]}
-    write_checked(path, to_json(plain))
+    entries = {name: entry_of_file(folder / name) for name in manifest.files}
+    write_checked(path, to_json(msgspec.structs.replace(manifest, files=entries)))
 
 
 def _blocks(path: Path, size: int) -> Iterator[int]:

@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,14 @@ from polyseme.training.pace import Pace
 from polyseme.training.recipes import changed, read_recipe, sized
 from polyseme.training.schedules import Schedule
 from polyseme.training.settings import PretrainSettings, Recipe
-from polyseme.training.state import Progress, load_state, naming_kept_state, newest_state, save_state
+from polyseme.training.state import (
+    Progress,
+    load_state,
+    naming_kept_state,
+    newest_state,
+    remove_other_states,
+    save_state,
+)
 
 HELD_OUT_ROWS = 2_000
 """The most rows of text that are kept for the held-out loss."""
@@ -141,11 +148,19 @@ class _Run:
         first = self._resume()
         if first >= self.pace.total_steps:
             progress.say(f"{self.folder} is already trained for {first} steps")
-            self._recall()
+            remove_other_states(self.state / f"step-{first:08}")
+            known = self._recall(first)
             self.done = first
             if self._is_complete():
                 return self._outcome(first, finished=True)
-            return self._finish()  # it was killed between its last state and its files, or they are damaged
+            # It was killed between its last state and its files, or they are damaged.
+            if not known:
+                with (
+                    closing(Journal(self.folder / "journal.jsonl", step=first)) as self.journal,
+                    progress.bar("pretrain", total=None, unit="steps") as self.bar,
+                ):
+                    self._evaluate(first)
+            return self._finish()
         self.started = self.saved = self.shown = time.perf_counter()
         self.done = first
         with ExitStack() as stack:
@@ -380,12 +395,13 @@ class _Run:
             progress.say(f"no picture of the curves: {error}")
             return {}
 
-    def _recall(self) -> None:
-        """The last held-out figures, from the journal."""
+    def _recall(self, step: int) -> bool:
+        """The last held-out figures, from the journal; False if they are not those of `step`."""
         lines = [line for line in read_reports(self.folder / "journal.jsonl") if line.kind == "held-out"]
         if lines:
             self.figures, self.measures = _known(lines[-1].parts), _known(lines[-1].measures)
             self.unigram = lines[-1].unigram
+        return bool(lines) and lines[-1].step == step
 
     def _outcome(self, steps: int, *, finished: bool) -> Outcome:
         return Outcome(self.folder, steps, finished, self.figures, self.measures, self.unigram)

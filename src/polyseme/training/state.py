@@ -93,9 +93,14 @@ def save_state(
         names = (_WEIGHTS, _OPTIMIZERS, *(more or {}))
         entries = {name: entry_of_file(building / name) for name in names}
         write_checked(building / _STATE, to_json(msgspec.structs.replace(progress, files=entries)))
-    for old in (*folder.glob("step-*"), *folder.glob(".step-*")):  # these are of a process that was killed
-        if old != target:
-            shutil.rmtree(old, ignore_errors=True)
+    remove_other_states(target)
+
+
+def remove_other_states(kept: Path) -> None:
+    """Remove the states beside `kept`, and what a process that was killed left of one."""
+    for other in (*kept.parent.glob("step-*"), *kept.parent.glob(".step-*")):
+        if other != kept:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def newest_state(folder: Path) -> Path | None:

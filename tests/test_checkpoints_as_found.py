@@ -158,8 +158,8 @@ def test_tensors_that_a_model_has_no_place_for_are_left_out_by_name(
     more = {"crf.transitions": torch.zeros(3, 3), "lstm.weight_ih_l0": torch.zeros(2)}
     renamed(source, str, more)
     message = refusal(source)
-    assert "holds crf.transitions, lstm.weight_ih_l0, for which this model has no place" in message
-    assert re.search(r"ignore=, as in: polyseme convert \S+/tagger OUT --ignore-tensors 'crf\.\*'$", message)
+    assert "holds crf.transitions, lstm.weight_ih_l0, which are no part of this model" in message
+    assert re.search(r"polyseme convert \S+/tagger OUT --ignore-tensors 'crf\.\*' 'lstm\.\*' \(in", message)
     assert "no tensor of" in refusal(source, ignore=["crff.*"])
 
     receipt = convert(source, tmp_path / "python", ignore=["crf.*", "lstm.*"])

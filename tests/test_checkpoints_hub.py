@@ -318,6 +318,9 @@ def test_a_folder_is_used_as_it_is(tmp_path: Path) -> None:
         "owner/name@",
         "other:owner/name",
         "owner/name@../x",
+        "models--bert-base-chinese",
+        "runs/models--owner--name",
+        "owner--name",
     ],
 )
 def test_what_is_neither_a_folder_nor_a_name_is_refused(name: str, tmp_path: Path) -> None:
@@ -325,6 +328,18 @@ def test_what_is_neither_a_folder_nor_a_name_is_refused(name: str, tmp_path: Pat
         CheckpointError, match=r"no folder .*\(owner/name, modelscope:owner/name, owner/name@rev"
     ):
         resolve(name)
+
+
+@pytest.mark.parametrize("name", ["owner/name.git", "owner/name-", "name.", "o" * 97])
+def test_a_name_that_the_client_refuses_is_one_line(name: str) -> None:
+    with pytest.raises(CheckpointError, match=r"there is no folder .*, and it is no name on http"):
+        resolve(name)
+
+
+def test_an_absent_folder_of_a_clients_cache_gives_the_name_on_the_hub() -> None:
+    for folder, name in (("models--bert-base-chinese", "bert-base-chinese"), ("a/models--b--c", "b/c")):
+        with pytest.raises(CheckpointError, match=f"; on the hub it is {name}$"):
+            resolve(folder)
 
 
 def test_a_folder_of_a_clients_cache_names_the_folders_of_its_versions(tmp_path: Path) -> None:

@@ -289,6 +289,10 @@ def test_a_key_that_is_not_computed_is_refused_by_name(folder: Path, file: str, 
         (MODEL, {"truncate_dim": -1}, "truncate_dim is no number of dimensions"),
         (POOLING, {"embedding_dimension": 17}, "pools vectors of another size than the model's 16"),
         (POOLING, {"pooling_mode": 3}, "pools by a int; polyseme reads"),
+        (POOLING, {"pooling_mode": [["mean"]]}, "pools by a list; polyseme reads"),
+        (POOLING, {"pooling_mode": {"mean": True}}, "pools by a dict; polyseme reads"),
+        (MODEL, {"default_prompt_name": ["query"]}, "default_prompt_name .* is no prompt of"),
+        (MODEL, {"default_prompt_name": {"query": 1}}, "default_prompt_name .* is no prompt of"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_one_line(folder: Path, file: str, changes: dict[str, Any], message: str) -> None:
@@ -315,6 +319,9 @@ def test_what_is_no_list_of_texts_is_named(plain: Path) -> None:
             read("今天")
         with pytest.raises(DataError, match=r"text 1 is nan \(float\)"):
             read(["好", float("nan")])  # type: ignore[list-item]
+        for value in (iter(["今天"]), {"今天": 1}, 5, None):
+            with pytest.raises(DataError, match="give a list of texts"):
+                read(value)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="texts is a list of texts"):
         embedder.ranges("今天", [[(0, 1)], [(0, 1)]])
     with pytest.raises(DataError, match=r"word 1 of text 0 is 5 \(int\), not a str"):

@@ -315,6 +315,14 @@ def refuse_lfs_pointer(path: Path, error: type[PolysemeError]) -> None:
         )
 
 
+def require_readable(path: Path, error: type[PolysemeError]) -> None:
+    """Raise `error` with the system's reason where a file cannot be opened, for readers that hide it."""
+    try:
+        path.open("rb").close()
+    except OSError as reason:
+        raise error(f"{path} cannot be read: {reason.strerror}") from reason
+
+
 def _lock(descriptor: int) -> bool:
     """Lock an open file or folder until it is closed or its process ends; False where another one has it."""
     try:

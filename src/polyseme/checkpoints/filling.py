@@ -179,11 +179,16 @@ def _check_rest(format: Format, rest: Mapping[str, Stored], parts: set[str], whe
         and not any(table.ours(name) for table in others)
     ]
     if left:
-        first = min(left).split(".")[0]
         raise CheckpointError(
-            f"{where} holds {listed(left)}, for which this model has no place; if they may be left out, name "
-            f"them in ignore=, as in: polyseme convert {where} OUT --ignore-tensors '{first}.*'"
+            f"{where} holds {listed(left)}, which are no part of this model; if they may be left out, write "
+            f"a folder without them: polyseme convert {where} OUT --ignore-tensors {patterns_of(left)} "
+            "(in Python, load(…, ignore=[…]) leaves them out)"
         )
+
+
+def patterns_of(names: Iterable[str]) -> str:
+    """The patterns of `--ignore-tensors` that match tensors of these names."""
+    return " ".join(repr(f"{first}.*") for first in sorted({name.split(".")[0] for name in names}))
 
 
 def listed(names: Iterable[str]) -> str:

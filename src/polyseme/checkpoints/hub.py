@@ -35,10 +35,11 @@ def resolve(name_or_folder: str | Path) -> Path:
     if folder.is_file():
         raise CheckpointError(f"{name} is a file; name the model's folder")
     found = _NAME.fullmatch(name)
-    if found is None or ".." in name:
+    if found is None or ".." in name or "--" in found["name"]:
+        hint = _cached_name(folder.name)
         raise CheckpointError(
             f"there is no folder {name or repr(name)}, and it is no name on a hub either "
-            "(owner/name, modelscope:owner/name, owner/name@revision)"
+            f"(owner/name, modelscope:owner/name, owner/name@revision){hint}"
         )
     hub = found["hub"] or os.environ.get("POLYSEME_HUB") or "huggingface"
     if hub not in HUBS:
@@ -46,6 +47,12 @@ def resolve(name_or_folder: str | Path) -> Path:
     module, function = HUBS[hub].split(":")
     fetched: Path = getattr(import_module(module), function)(found["name"], found["revision"])
     return fetched
+
+
+def _cached_name(name: str) -> str:
+    """The advice for the name of a folder in a hub client's cache; empty for other names."""
+    owner_and_name = name.removeprefix("models--")
+    return "" if owner_and_name == name else f"; on the hub it is {owner_and_name.replace('--', '/')}"
 
 
 def _refuse_cache_folder(folder: Path) -> None:

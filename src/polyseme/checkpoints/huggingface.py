@@ -25,6 +25,10 @@ def fetch(name: str, revision: str | None) -> Path:
     endpoint = os.environ.get("HF_ENDPOINT") or huggingface_hub.constants.ENDPOINT
     try:
         info = huggingface_hub.HfApi(endpoint=endpoint).model_info(name, revision=revision)
+    except errors.HFValidationError as error:
+        raise CheckpointError(
+            f"there is no folder {name}, and it is no name on {endpoint} either: {first_line(error)}"
+        ) from error
     except errors.GatedRepoError as error:
         raise CheckpointError(
             f"access to {name} is restricted: accept its terms at {endpoint}/{name}, "

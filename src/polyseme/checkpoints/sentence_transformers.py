@@ -231,7 +231,7 @@ def _inside(path: str, folder: Path) -> str:
 def _pooling(config: Mapping[str, Any], folder: Path) -> str:
     modes = config.get("pooling_mode") or [mode for mode, switch in _SWITCHES.items() if config.get(switch)]
     modes = [modes] if isinstance(modes, str) else modes or ["mean"]
-    if not isinstance(modes, list) or len(modes) != 1 or modes[0] not in POOLINGS:
+    if not isinstance(modes, list) or modes not in ([name] for name in POOLINGS):
         raise CheckpointError(f"{folder} pools by {_named(modes)}; polyseme reads {' or '.join(POOLINGS)}")
     return POOLINGS[modes[0]]
 
@@ -262,7 +262,7 @@ def _prompts(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: prompts must be texts by their names")
     prompts = {name: text or "" for name, text in prompts.items()}
     name = settings.get("default_prompt_name")
-    if name is not None and name not in prompts:
+    if name is not None and (not isinstance(name, str) or name not in prompts):
         raise CheckpointError(
             f"{path}: the default_prompt_name {name!r:.60} is no prompt of {', '.join(prompts) or 'none'}"
         )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from polyseme.checkpoints.notes import say_once
 from polyseme.errors import CheckpointError
-from polyseme.files import refuse_lfs_pointer
+from polyseme.files import refuse_lfs_pointer, require_readable
 
 _WEIGHTS = ("state_dict", "model_state_dict", "model")
 """Keys under which training programs, PyTorch Lightning's among them, save a model's weights."""
@@ -25,6 +25,7 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
     rebuild tensors; a file that asks for another is refused, and the error names what it asked for.
     """
     refuse_lfs_pointer(path, CheckpointError)
+    require_readable(path, CheckpointError)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # A word on unusual pickles; the errors below say what matters.

@@ -11,7 +11,7 @@ from torch import Tensor
 from polyseme.checkpoints.json_files import read_object
 from polyseme.checkpoints.torch_files import read_torch_file
 from polyseme.errors import CheckpointError
-from polyseme.files import refuse_lfs_pointer
+from polyseme.files import refuse_lfs_pointer, require_readable
 from polyseme.models.finite import first_not_finite
 
 
@@ -77,6 +77,7 @@ def _open_shards(index: Path, opener: Callable[[Path], dict[str, Stored]]) -> di
 
 def _open_safetensors(path: Path) -> dict[str, Stored]:
     refuse_lfs_pointer(path, CheckpointError)
+    require_readable(path, CheckpointError)
     try:
         file: Any = safe_open(path, framework="pt")
         return {

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from polyseme.checkpoints.filling import listed, standard_names
+from polyseme.checkpoints.filling import listed, patterns_of, standard_names
 from polyseme.checkpoints.formats import FORMATS, Format
 from polyseme.checkpoints.notes import say_once
 from polyseme.checkpoints.rules import Translation
@@ -57,10 +57,9 @@ def _refuse_partly_wrapped(
         return
     prefix = prefixes.most_common(1)[0][0]
     others = [name for name in stored if not name.startswith(prefix)]
-    patterns = " ".join(repr(f"{first}.*") for first in sorted({name.split(".")[0] for name in others})[:4])
     raise CheckpointError(
         f"{where}: the names of its tensors begin with {prefix!r}, but those of {listed(others)} do not; "
-        f"leave these out with ignore= (polyseme convert … --ignore-tensors {patterns}), "
+        f"leave these out with ignore= (polyseme convert … --ignore-tensors {patterns_of(others)}), "
         f"and {prefix!r} is taken off"
     )
 

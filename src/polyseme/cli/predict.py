@@ -22,11 +22,11 @@ class Columns(Record, frozen=True):
     format: str | None = None
     """Form of the file, in tasks that read several: of tagging columns, parallel, json, text or auto."""
     header: Literal["auto", "yes", "no"] | None = None
-    """Whether the first row of a TSV or CSV file names the columns."""
+    """Whether the first row of a TSV or CSV file is a header."""
     quoting: Literal["auto", "csv", "none"] | None = None
-    """Whether cells of a TSV or CSV file may stand in quotation marks."""
+    """Whether cells of a TSV or CSV file may be enclosed in double quotes."""
     delimiter: str | None = None
-    """What splits the columns of a TSV or CSV file, one character or the word tab."""
+    """The delimiter of the columns of a TSV or CSV file: one character, or the word tab."""
     encoding: str | None = None
     """Encoding of the file, or auto."""
     errors: Literal["strict", "replace"] | None = None
@@ -51,7 +51,7 @@ class Options(Answering, frozen=True, kw_only=True):
     """Where the answers go: .jsonl or no suffix (an object a line), .csv or .tsv (a row an example, with the
     columns of the input), or .conll (words and tags)."""
     keep: str | None = None
-    """Columns of the input that are written too, with commas between them, or all, or none; usually all in
+    """Columns of the input to copy to the output: names separated by commas, or all, or none; usually all in
     .csv and .tsv, none in .jsonl."""
     task: str | None = None
     """Of a model that another library saved, where its head serves several: ranking instead of regression."""

@@ -19,7 +19,7 @@ class Options(Record, frozen=True, kw_only=True):
     """A model, tokenizer, token store or run, an unfinished fine-tuning (OUT.partial) or job of embed
     (.NAME.embedding)."""
     accept: bool = False
-    """Take the files as they are now for what was written, after a change that was intended."""
+    """Record new checksums of the files as they are now, after an intended change."""
     json: bool = False
     """What was found as JSON."""
 

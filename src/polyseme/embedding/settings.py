@@ -31,13 +31,13 @@ class EmbedSettings(Record, frozen=True):
     """Keep the first so many numbers of each vector, of models trained to be shortened (Matryoshka: Kusupati
     et al. 2022); vectors of length 1 get length 1 again. None: all, or the folder's truncate_dim."""
     prompt_name: str | None = None
-    """The prompt of the model's folder to put before every text, by its name, as "query" or "passage".
-    Without it and prompt, the folder's default prompt, if it has one."""
+    """Put the prompt of this name, such as query or passage, before every text; the model's folder defines
+    the prompts. Without it and prompt, the folder's default prompt, if it has one."""
     prompt: str | None = None
     """Text to put before every text, whatever the folder says; "" for none."""
     keep_special_tokens: tuple[str, ...] = ()
-    """Special tokens to find in the texts, as the marks [E1] and [/E1] of entities. Others are read as the
-    characters that they are written with."""
+    """Special tokens that are recognised in the texts, such as the entity markers [E1] and [/E1]. All others
+    are read as ordinary characters."""
     batch_tokens: int | None = None
     """Tokens computed at once by one thread; None: as many as stay in its cache, or suit a GPU."""
     threads: int | None = None

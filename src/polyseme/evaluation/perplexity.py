@@ -76,8 +76,9 @@ def perplexity(file: str | Path, *, model: str | Path, **options: Any) -> Perple
 
 
 def _perplexity(file: str | Path, model: str | Path, settings: PerplexitySettings) -> Perplexity:
-    head = _head(model)
-    scorer = SCORERS[head].of(load(model, heads=[head]), settings)
+    folder = resolve(model)
+    head = _head(folder)
+    scorer = SCORERS[head].of(load(folder, heads=[head]), settings)
     texts = tokenized(file, scorer.tokenizer, settings, pairs=scorer.reads_pairs)
     total, done = 0.0, 0
     with progress.bar("perplexity", total=sum(len(text.ids) for text in texts), unit="tokens") as work:
@@ -130,13 +131,13 @@ def _report(
     )
 
 
-def _head(model: str | Path) -> str:
-    found = heads_in(resolve(model))
+def _head(folder: Path) -> str:
+    found = heads_in(folder)
     for head in SCORERS:
         if head in found:
             return head
     raise CheckpointError(
-        f"{model} has no head that predicts tokens ({', '.join(SCORERS)}), only "
+        f"{folder} has no head that predicts tokens ({', '.join(SCORERS)}), only "
         f"{', '.join(found) or 'a backbone'}; name a model as it was pre-trained"
     )
 

@@ -234,10 +234,10 @@ FILLERS = {
 
 def filler_of(model: str | Path | Model, **options: Any) -> Fills:
     """What fills blanks with a model, or with that of a folder or hub name."""
-    found = list(model.heads) if isinstance(model, Model) else heads_in(resolve(model))
+    source = model if isinstance(model, Model) else resolve(model)
+    found = list(source.heads) if isinstance(source, Model) else heads_in(source)
     head = next((head for head in FILLERS if head in found), "masked-lm")
-    if not isinstance(model, Model):
-        model = load(model, heads=[head])
+    model = source if isinstance(source, Model) else load(source, heads=[head])
     module, _, kind = FILLERS[head].partition(":")
     filler: Fills = getattr(import_module(module), kind)(model, **options)
     return filler

@@ -101,8 +101,8 @@ class Generator:
     @classmethod
     def load(cls, name_or_folder: str | Path, **options: Any) -> "Generator":
         """The generator of a model folder or hub name."""
-        head = _head(name_or_folder)
-        return cls(load(name_or_folder, heads=[head]), **options)
+        folder = resolve(name_or_folder)
+        return cls(load(folder, heads=[_head(folder)]), **options)
 
     @with_own_threads
     def generate(self, prompts: Sequence[str]) -> list[Generated]:
@@ -198,12 +198,12 @@ def _writer(model: Model, settings: GenerateSettings) -> Writer:
     return writer
 
 
-def _head(model: str | Path) -> str:
-    found = heads_in(resolve(model))
+def _head(folder: Path) -> str:
+    found = heads_in(folder)
     for head in WRITERS:
         if head in found:
             return head
     raise CheckpointError(
-        f"{model} has no head that writes ({', '.join(WRITERS)}), only {', '.join(found) or 'a backbone'}; "
+        f"{folder} has no head that writes ({', '.join(WRITERS)}), only {', '.join(found) or 'a backbone'}; "
         "a masked model fills blanks: polyseme fill"
     )

@@ -31,9 +31,9 @@ _BLOCK = 2048
 """Texts held at once."""
 
 
-def is_together(name_or_folder: str | Path) -> bool:
+def is_together(folder: Path) -> bool:
     """Whether a folder answers several tasks."""
-    return how_made(resolve(name_or_folder)).get("task") == NAME
+    return how_made(folder).get("task") == NAME
 
 
 class Part(NamedTuple):

@@ -163,9 +163,10 @@ def predict(
     from polyseme.tasks.predictor import Predictor  # It holds the classes of this module.
 
     refuse_suffix(Path(out))
-    if is_together(model):
-        return Predictor(TogetherAnswerer(model, **options)).predict_file(file, out=out, keep=keep)
-    return Predictor(Answerer(model, wanted=task, **options)).predict_file(file, out=out, keep=keep)
+    folder = resolve(model)
+    if is_together(folder):
+        return Predictor(TogetherAnswerer(folder, **options)).predict_file(file, out=out, keep=keep)
+    return Predictor(Answerer(folder, wanted=task, **options)).predict_file(file, out=out, keep=keep)
 
 
 def evaluate(task: str, file: str | Path, *, model: str | Path, **options: Any) -> dict[str, Any]:
@@ -174,9 +175,10 @@ def evaluate(task: str, file: str | Path, *, model: str | Path, **options: Any) 
     >>> evaluate("classification", "test.tsv", model="mine")["accuracy"]  # doctest: +SKIP
     0.915
     """
-    if is_together(model):
-        return evaluate_together(task, file, model=model, **options)
-    answerer = Answerer(model, wanted=task, **options)
+    folder = resolve(model)
+    if is_together(folder):
+        return evaluate_together(task, file, model=folder, **options)
+    answerer = Answerer(folder, wanted=task, **options)
     if answerer.task.name != task:
         raise SettingsError(f"{model} was fine-tuned for {answerer.task.name}, not for {task}")
     with leaving_out(answerer.settings.skip_bad) as left:

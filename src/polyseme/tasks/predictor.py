@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from polyseme import progress
+from polyseme.checkpoints.hub import resolve
 from polyseme.devices import InferencePrecision
 from polyseme.errors import DataError
 from polyseme.files import whole_file
@@ -61,9 +62,10 @@ class Predictor:
             "batch_tokens": batch_tokens,
             **(task_settings or {}),
         }
-        if is_together(name_or_folder):
-            return cls(TogetherAnswerer(name_or_folder, **chosen))
-        return cls(Answerer(name_or_folder, wanted=task, **chosen))
+        folder = resolve(name_or_folder)
+        if is_together(folder):
+            return cls(TogetherAnswerer(folder, **chosen))
+        return cls(Answerer(folder, wanted=task, **chosen))
 
     @property
     def tasks(self) -> dict[str, str]:

@@ -28,14 +28,14 @@ class DelimitedSettings(Record, frozen=True, kw_only=True):
     """How the columns of CSV and TSV files are split."""
 
     header: Literal["auto", "yes", "no"] = "auto"
-    """Whether the first row of a TSV or CSV file names the columns; auto looks for names it knows, and asks
-    where a first row without any looks like names all the same."""
+    """Whether the first row of a TSV or CSV file is a header. auto: it is where it has a known name, such as
+    text or 标签; a doubtful row is an error that asks for yes or no."""
     delimiter: str | None = None
-    """What splits the columns of a TSV or CSV file, one character or the word tab; usually a comma in .csv
-    and a tab elsewhere."""
+    """The delimiter of the columns of a TSV or CSV file: one character, or the word tab; usually a comma in
+    .csv and a tab elsewhere."""
     quoting: Literal["auto", "csv", "none"] = "auto"
-    """Whether cells may stand in quotation marks: csv, or none; auto: as CSV in .csv, elsewhere where a cell
-    cannot be anything else."""
+    """csv: cells may be enclosed in double quotes; none: quotation marks belong to the text; auto: csv in
+    .csv files, elsewhere only for cells that would not make sense otherwise."""
 
     def __post_init__(self) -> None:
         if self.delimiter is not None and self.delimiter not in ("tab", "\\t") and len(self.delimiter) != 1:

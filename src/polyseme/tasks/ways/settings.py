@@ -178,8 +178,8 @@ class DataSettings(Record, frozen=True, kw_only=True):
     skip_bad: bool = False
     """Leave out examples that do not fit, count and list them, instead of stopping at the first."""
     keep_special_tokens: tuple[str, ...] = ()
-    """Special tokens to find in the texts, as the marks [E1] and [/E1] of entities; the model keeps
-    them. Others are read as the characters that they are written with."""
+    """Special tokens that are recognised in the texts, such as the entity markers [E1] and [/E1], also when
+    the fine-tuned model is used. All others are read as ordinary characters."""
 
 
 class SavingSettings(Record, frozen=True, kw_only=True):

@@ -234,16 +234,30 @@ def run_plan(order: dict[str, Any]) -> dict[str, Any]:
     if not Path(order["out"]).exists():
         torch.manual_seed(derived(1, "finetune"))
         more: dict[str, Any] = {"more": {}} if "more" in signature(shared.save).parameters else {}  # 0.1.0
-    shared.save(dict(shared.module().state_dict()), Path(order["out"]), {}, **more)
-    parameters = sum(p.numel() for n, p in shared.base.backbone.named_parameters() if _multiplies(n, p))
+        shared.save(dict(shared.module().state_dict()), Path(order["out"]), {}, **more)
+    matrices = {n: p.numel() for n, p in shared.base.backbone.named_parameters() if _multiplies(n, p)}
     config = shared.base.backbone.config
     tokens = BATCH * LENGTH
-    products = 2 * tokens * (parameters + 2 * config.num_layers * LENGTH * config.hidden_size)
+    products = 2 * tokens * (sum(matrices.values()) + 2 * config.num_layers * LENGTH * config.hidden_size)
+    # The pooler reads the first token: polyseme computes nothing but keys and values of the others at last.
+    last = f"layers.{config.num_layers - 1}."
+    of_queries = sum(
+        size for name, size in matrices.items() if name.startswith(last) and not name.endswith(_OF_ALL)
+    )
+    spared = 2 * BATCH * (LENGTH - 1) * (of_queries + 2 * LENGTH * config.hidden_size)
+    reads_first = getattr(shared.module(), "_reads_first", lambda: False)()
     return {
         "batches": [list(map(int, numbers)) for numbers in batches],
         "factors": [schedule(number) for number in range(len(batches))],
-        "flop": 3 * products,  # the gradients of a product are two products
+        "flop": {  # the gradients of a product are two products
+            "transformers": 3 * products,
+            "polyseme": 3 * (products - spared * reads_first),
+        },
     }
+
+
+_OF_ALL = ("attention.key.weight", "attention.value.weight")
+"""Matrices of a layer that every token is multiplied with."""
 
 
 def _multiplies(name: str, parameter: Any) -> bool:
@@ -338,7 +352,7 @@ class Bench:
                 for engine in ENGINES:
                     steps = [self._step(found[engine]) for found in rounds]
                     gains = [self._step(f["transformers"]) / self._step(f[engine]) for f in rounds]
-                    shares = [flop / self._step(f[engine]) / f["rate"]["rate"] for f in rounds]
+                    shares = [flop[engine] / self._step(f[engine]) / f["rate"]["rate"] for f in rounds]
                     speed = 1 / statistics.median(steps)
                     start, end = (
                         statistics.median(f[engine][key] for f in rounds) for key in ("start", "end")

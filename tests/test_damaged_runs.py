@@ -107,7 +107,7 @@ def test_a_damaged_record_is_accepted_or_refused_in_one_line(tmp_path: Path) -> 
 
 def test_files_of_other_sizes_are_not_accepted_as_a_store(store: Store, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(store.folder, tmp_path / "store"))
-    for name in ("ids-00000.bin", "marks-00000.bin"):
+    for name in ("ids-00000.bin", "marks-00000.bin", "document_starts.bin", "counts.bin"):
         content = (folder / name).read_bytes()
         (folder / name).write_bytes(content[:-2])
         with pytest.raises(CheckpointError, match=name):

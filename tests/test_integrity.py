@@ -4,6 +4,8 @@ import itertools
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -483,3 +485,18 @@ def test_a_command_killed_anywhere_and_given_again_leaves_the_whole_result_and_n
         assert number > 3
         left = [path.name for path in (tmp_path / name).rglob(".*")]
         assert left == [], name
+
+
+def test_hashing_a_large_file_takes_flat_memory(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    with path.open("wb") as file:
+        file.truncate(256 << 20)
+    code = (
+        "import re, sys; from pathlib import Path; from polyseme.integrity import fast_hash\n"
+        "peak = lambda: int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])\n"
+        "before = peak(); fast_hash(Path(sys.argv[1])); print(peak() - before)"
+    )
+    grown = subprocess.run(
+        [sys.executable, "-c", code, path], capture_output=True, text=True, check=True
+    ).stdout
+    assert int(grown) < 64 << 10

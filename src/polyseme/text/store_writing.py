@@ -153,8 +153,8 @@ def accept_store(folder: Path) -> None:
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name} is missing; prepare the store again")
     names = [name for shard in range(len(manifest.shards)) for name in (ids_name(shard), marks_name(shard))]
-    for name in names:
-        size, right = (folder / name).stat().st_size, manifest.sizes[name]
+    for name, right in manifest.sizes.items():
+        size = (folder / name).stat().st_size
         if size != right:
             raise CheckpointError(
                 f"{folder / name} has {size} bytes and should have {right}; prepare the store again"

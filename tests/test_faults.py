@@ -29,8 +29,14 @@ GROUPS = {
     "labelled": "labelled: TSV|labelled: CSV|labelled: JSON lines|labelled: CoNLL|labelled: choices",
     "annotated": "labelled: doccano|labelled: Label Studio|labelled: ranking|labelled: intents",
 }
-MUTATIONS, CALLS = 150, 120
-"""Damaged files of each group, and failing calls over all commands."""
+COMMANDS = {
+    "text": "tokenizer|tokenizer unigram|prepare|convert|convert tensorflow",
+    "pre-training": "pretrain bert|pretrain electra|distill",
+    "fine-tuning": "finetune|finetune frozen",
+    "answers": "embed npy|embed parquet|embed jsonl|predict|generate",
+}
+MUTATIONS, CALLS = 150, 30
+"""Damaged files and failing calls of each group."""
 
 KEPT = Path(__file__).parents[2] / "shared" / "cases" / "faults"
 """Damaged files that an earlier version ended badly on, where they are at hand."""
@@ -69,11 +75,17 @@ def test_files_that_ended_badly_before_end_right_or_in_one_line(folder: Path) ->
     assert [row for row in rows if row["verdict"] not in ("ok", "refused", "harmless")] == []
 
 
+@pytest.mark.parametrize("group", COMMANDS)
 def test_a_command_that_was_killed_or_met_a_failing_disk_ends_right_when_it_is_given_again(
-    folder: Path,
+    folder: Path, group: str
 ) -> None:
-    rows = [row for row in tried(folder, "calls", "--tries", str(CALLS)) if row["kind"] == "call"]
+    names = COMMANDS[group].split("|")
+    rows = [
+        row
+        for row in tried(folder, "calls", "--tries", str(CALLS), "--command", *names)
+        if row["kind"] == "call" and row["name"].split(":")[0] in names
+    ]
     assert len(rows) >= CALLS
     assert [row for row in rows if row["verdict"] != "ok"] == []
-    assert sum(row["disturbed"] == "signal 9" for row in rows) > CALLS // 6
-    assert sum(row["disturbed"] == "refused" for row in rows) > CALLS // 6
+    assert sum(row["disturbed"] == "signal 9" for row in rows) >= CALLS // 6
+    assert sum(row["disturbed"] == "refused" for row in rows) >= CALLS // 6

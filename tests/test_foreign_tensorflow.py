@@ -314,7 +314,7 @@ def test_an_unknown_tensor_a_missing_one_and_a_wrong_shape_are_refused(tmp_path:
         [
             (
                 {**tensors, "bert/encoder/layer_1/extra": torch.zeros(2)},
-                "holds bert/encoder/layer_1/extra, for which",
+                "holds bert/encoder/layer_1/extra, which",
             ),
             (
                 {k: v for k, v in tensors.items() if k != query},

@@ -142,7 +142,7 @@ def writer(tmp_path: Path) -> "subprocess.Popen[str]":
 def test_two_processes_do_not_write_the_same_output(tmp_path: Path, writer: "subprocess.Popen[str]") -> None:
     try:
         with pytest.raises(
-            DataError, match=r"another process is writing .*/file; wait for it, or name another"
+            DataError, match=r"another process is writing .*/file; wait for it, or write to another path"
         ):
             write_whole(tmp_path / "file", b"mine")
         with (

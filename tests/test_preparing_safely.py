@@ -166,7 +166,7 @@ def test_a_second_process_is_refused_at_once_and_leaves_the_first_alone(place: P
     process = start(place, workers=1)
     wait_until((place / "begun").exists)
     try:
-        with pytest.raises(DataError, match=r"another process is writing .*store; wait for it, or name"):
+        with pytest.raises(DataError, match=r"another process is writing .*store; wait for it, or write"):
             prepare([place / "text"], tokenizer=place / "tokenizer", out=place / "store")
         assert process.poll() is None
         assert [path for path in place.iterdir() if path.suffix == ".part"]

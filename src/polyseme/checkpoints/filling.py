@@ -188,7 +188,9 @@ def _check_rest(format: Format, rest: Mapping[str, Stored], parts: set[str], whe
 
 def patterns_of(names: Iterable[str]) -> str:
     """The patterns of `--ignore-tensors` that match tensors of these names."""
-    return " ".join(repr(f"{first}.*") for first in sorted({name.split(".")[0] for name in names}))
+    parts = [name.partition(".") for name in names]
+    patterns = sorted({f"{first}.*" if dot else first for first, dot, _ in parts})
+    return " ".join(map(repr, patterns[:3])) + (" …" if len(patterns) > 3 else "")
 
 
 def listed(names: Iterable[str]) -> str:

@@ -146,7 +146,7 @@ def test_two_processes_do_not_write_the_same_output(tmp_path: Path, writer: "sub
         ):
             write_whole(tmp_path / "file", b"mine")
         with (
-            pytest.raises(DataError, match=r"another process is writing .*/folder; wait for it, or name"),
+            pytest.raises(DataError, match=r"another process is writing .*/folder; wait for it, or write"),
             whole_folder(tmp_path / "folder"),
         ):
             pass

@@ -246,7 +246,14 @@ def _uses(name: str) -> list[tuple[Case, str, tuple[str, ...]]]:
 
 
 def calls(
-    fixtures: Path, results: Results, *, tries: int | None, names: list[str], part: int, parts: int
+    fixtures: Path,
+    results: Results,
+    *,
+    tries: int | None,
+    actions: list[str],
+    names: list[str],
+    part: int,
+    parts: int,
 ) -> None:
     """Calls of every command that change the disk go wrong, in each way: all of them, or `tries` evenly."""
     place = Workplace(fixtures)
@@ -256,7 +263,7 @@ def calls(
         planned = [
             (command, action, nth)
             for command in commands
-            for action in ACTIONS
+            for action in actions
             for nth in range(1, references[command.name][2] + 1)
         ]
         step = max(1, len(planned) / tries) if tries else 1
@@ -448,6 +455,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--case", "--command", dest="names", nargs="*", default=[], help="only these")
     parser.add_argument("--files", type=Path, help="repeat: the folder of the files that were kept")
+    parser.add_argument(
+        "--actions", nargs="*", default=list(ACTIONS), choices=list(ACTIONS), help="calls: only in these ways"
+    )
     parser.add_argument("--workers", type=int, default=1, help="processes side by side")
     return parser.parse_args()
 
@@ -463,7 +473,7 @@ def _fork(chosen: argparse.Namespace, fixtures: Path, results: Results, part: in
         if chosen.what == "mutations":
             mutations(fixtures, results, tries=chosen.tries or 20_000, seed=chosen.seed, **share)
         elif chosen.what == "calls":
-            calls(fixtures, results, tries=chosen.tries, **share)
+            calls(fixtures, results, tries=chosen.tries, actions=chosen.actions, **share)
         else:
             kills(fixtures, results, tries=chosen.tries or 200, seed=chosen.seed, **share)
         status = 0

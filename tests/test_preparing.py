@@ -17,6 +17,7 @@ from polyseme.text.reading import TextSettings
 from polyseme.text.sentences import sentences
 from polyseme.text.store import Mark, Store
 from polyseme.text.tokenizer import Tokenizer
+from polyseme.text.tokenizer_learning import learn_tokenizer
 from polyseme.text.words import word_cutter
 
 TEXT = (
@@ -265,3 +266,13 @@ def test_the_bar_ends_with_all_bytes_and_unknown_tokens_are_told(tokenizer: Path
         "`polyseme tokenizer learn`, or check --encoding",
         "2 tokens, 1 words, 1 sentences, 1 documents; 0.00% of the tokens are unknown",
     ]
+
+
+def test_one_file_need_not_stand_in_a_list(tokenizer: Path, tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("程序。判决！\n", encoding="utf-8")
+    alone = prepare(str(tmp_path / "text"), tokenizer=tokenizer, out=tmp_path / "a")
+    assert (
+        alone.fingerprint == prepare([tmp_path / "text"], tokenizer=tokenizer, out=tmp_path / "b").fingerprint
+    )
+    learned = learn_tokenizer(str(tmp_path / "text"), out=tmp_path / "vocab", min_count=1)
+    assert "程" in learned.vocabulary

@@ -46,10 +46,10 @@ def expand(sources: Sequence[str | Path]) -> list[Path]:
     """The files behind `sources`, in order: a folder gives all files below it, sorted, without hidden ones.
 
     A name that does not exist is a pattern (`*`, `?`, `[…]`, `**`); "-" is standard input. What matches
-    nothing is a `DataError`.
+    nothing is a `DataError`. One name need not stand in a list.
     """
     files: list[Path] = []
-    for source in sources:
+    for source in [sources] if isinstance(sources, str | Path) else sources:
         files += _expand(Path(source))
     if not files:
         raise DataError("no text was named; give files, folders, patterns, or - for standard input")

@@ -1,8 +1,8 @@
 """The kernels of a wheel against those that are compiled on the machine that they run on, in turn.
 
     make wheel
-    python bench/kernels.py dist/*.whl
-    python bench/kernels.py dist/*.whl --threads 2 --rounds 51
+    python bench/prebuilt_kernels.py dist/*.whl
+    python bench/prebuilt_kernels.py dist/*.whl --threads 2 --rounds 51
 
 For every level of instructions that the processor has, a network of MiniLM's shape with random weights embeds
 16 rows of 80 tokens and one row of 20 in each precision, by the library of the wheel and by one that the

@@ -15,6 +15,7 @@ from corpora import small_store
 from safetensors.torch import save_file
 from torch import nn
 
+from polyseme.checkpoints.cards import how_made
 from polyseme.embedding.files import packing_of
 from polyseme.embedding.jobs import _encoded, _Line, resumed
 from polyseme.errors import CheckpointError, PolysemeError, SettingsError
@@ -325,3 +326,23 @@ def test_the_estimate_of_parameters_is_close_below_those_that_are_built() -> Non
 def test_results_of_seeds_with_different_scores_are_refused() -> None:
     with pytest.raises(CheckpointError, match=r"the results of the seeds have different scores"):
         scores_of([{"accuracy": 0.5, "x": 0.1}, {"accuracy": 0.5, "f1": 0.1}])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("task", {}),
+        ("task_settings", 3),
+        ("inventory", []),
+        ("reading", "x"),
+        ("max_length", 0),
+        ("max_length", "9"),
+    ],
+)
+def test_a_folder_whose_fine_tuning_is_said_with_another_type_is_refused(
+    tmp_path: Path, key: str, value: Any
+) -> None:
+    made = {"task": "tagging", "task_settings": {}, "inventory": {}, "reading": {}, "max_length": None}
+    (tmp_path / "polyseme.json").write_text(json.dumps({"family": "bert", "made": {**made, key: value}}))
+    with pytest.raises(CheckpointError, match=rf"of how the model was made is damaged: .*\$\.{key}"):
+        how_made(tmp_path)

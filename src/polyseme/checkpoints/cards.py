@@ -1,7 +1,7 @@
 """The card of a model folder: polyseme.json, together with what transformers' files say of the same."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -41,12 +41,62 @@ def read_card(folder: Path, plain: dict[str, Any], *, classes: int | None) -> Ca
     return msgspec.structs.replace(card, **changes, **read_pooling(folder))
 
 
+class _Score(msgspec.Struct, frozen=True):
+    """A score over all seeds, as a fine-tuned folder has it."""
+
+    mean: float
+    deviation: float
+    of_seeds: list[float]
+
+
+class _OneTask(msgspec.Struct, frozen=True):
+    """What a fine-tuned folder says of one of several tasks."""
+
+    task: str
+    task_settings: dict[str, Any]
+    inventory: dict[str, Any]
+    reading: dict[str, Any]
+    examples: dict[str, int] = {}
+    dev: dict[str, _Score] = {}
+    test: dict[str, _Score] = {}
+
+
+class _Made(msgspec.Struct, frozen=True):
+    """The types of what other commands read of `Card.made`; everything else in it may be anything."""
+
+    task: str | msgspec.UnsetType = msgspec.UNSET
+    task_settings: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    inventory: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    reading: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    settings: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
+    max_length: Annotated[int, msgspec.Meta(ge=1)] | msgspec.UnsetType | None = msgspec.UNSET
+    tasks: dict[str, _OneTask] | msgspec.UnsetType = msgspec.UNSET
+    command: str | msgspec.UnsetType = msgspec.UNSET
+    seed: int | msgspec.UnsetType = msgspec.UNSET
+    examples: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
+    dev: dict[str, _Score] | msgspec.UnsetType = msgspec.UNSET
+    test: dict[str, _Score] | msgspec.UnsetType = msgspec.UNSET
+    out_of_fold: dict[str, _Score] | msgspec.UnsetType = msgspec.UNSET
+    left_out: list[str] | msgspec.UnsetType = msgspec.UNSET
+
+
 def how_made(folder: Path) -> dict[str, Any]:
-    """`Card.made` of a folder on this machine, before anything else of it is read; empty without a card."""
+    """`Card.made` of a folder on this machine, before anything else of it is read; empty without a card.
+
+    Raises `CheckpointError` where something that other commands read of it is of another type.
+    """
     path = folder / CARD
     open_record(folder)  # refuses one that has changed
     made = read_object(path).get("made") if path.exists() else None
-    return made if isinstance(made, dict) else {}
+    if not isinstance(made, dict):
+        return {}
+    try:
+        msgspec.convert(made, _Made)
+    except (msgspec.ValidationError, OverflowError, ValueError) as error:
+        raise CheckpointError(
+            f"{path}: what it says of how the model was made is damaged: {error}"
+        ) from error
+    return made
 
 
 def classifier_settings(card: Card) -> dict[str, Any]:

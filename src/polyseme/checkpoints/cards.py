@@ -44,9 +44,10 @@ def read_card(folder: Path, plain: dict[str, Any], *, classes: int | None) -> Ca
 class _Score(msgspec.Struct, frozen=True):
     """A score over all seeds, as a fine-tuned folder has it."""
 
-    mean: float
-    deviation: float
-    of_seeds: list[float]
+    mean: float | None
+    deviation: float | None
+    of_seeds: list[float | None]
+    """None where a score is not defined (NaN in memory)."""
 
 
 class _OneTask(msgspec.Struct, frozen=True):
@@ -56,7 +57,7 @@ class _OneTask(msgspec.Struct, frozen=True):
     task_settings: dict[str, Any]
     inventory: dict[str, Any]
     reading: dict[str, Any]
-    examples: dict[str, int] = {}
+    examples: int = 0
     dev: dict[str, _Score] = {}
     test: dict[str, _Score] = {}
 
@@ -73,7 +74,7 @@ class _Made(msgspec.Struct, frozen=True):
     tasks: dict[str, _OneTask] | msgspec.UnsetType = msgspec.UNSET
     command: str | msgspec.UnsetType = msgspec.UNSET
     seed: int | msgspec.UnsetType = msgspec.UNSET
-    examples: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
+    examples: int | msgspec.UnsetType = msgspec.UNSET
     dev: dict[str, _Score] | msgspec.UnsetType = msgspec.UNSET
     test: dict[str, _Score] | msgspec.UnsetType = msgspec.UNSET
     out_of_fold: dict[str, _Score] | msgspec.UnsetType = msgspec.UNSET
